@@ -1,0 +1,1 @@
+"""Trains and evaluates the models that `pipeline.quality` applies."""

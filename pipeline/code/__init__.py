@@ -1,0 +1,1 @@
+"""Source files: language, licence, repository order, fill-in-the-middle."""

@@ -1,0 +1,1 @@
+"""From measured supply to epoch weights, slices and the ledger."""

@@ -1,0 +1,1 @@
+"""Where stages run: plan, task, exchange, executors, storage, manifest, account."""

@@ -1,0 +1,1 @@
+"""Pure compiled functions over Arrow buffers and arrays: no I/O, no settings."""

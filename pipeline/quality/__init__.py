@@ -1,0 +1,1 @@
+"""Scores from trained models, percentile ranks, levels."""

@@ -1,0 +1,1 @@
+"""Reads a run's files only: DuckDB views, trace, tables."""

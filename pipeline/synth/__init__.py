@@ -1,0 +1,1 @@
+"""Questions, verification, agent trajectories, chat rendering."""

@@ -1,0 +1,1 @@
+"""Row-local text work, one file per paper or idea."""

@@ -1,0 +1,1 @@
+"""Tokenize, pack, Arrow shards, Megatron files."""
