@@ -125,7 +125,7 @@ class Source(Stage):
 
     word: ClassVar[Word] = "source"
 
-    def schema(self) -> pa.Schema:
+    def schema(self) -> pa.Schema:  # type: ignore[override]  # pydantic's deprecated `schema` is no loss
         """Columns of every batch."""
         return schema_of(SOURCE_COLUMNS)
 
@@ -139,7 +139,11 @@ class Source(Stage):
 
 
 def in_batches(
-    rows: Iterable[Mapping[str, Any] | Unreadable], schema: pa.Schema, *, max_bytes: int = 16 << 20, max_rows: int = 8192
+    rows: Iterable[Mapping[str, Any] | Unreadable],
+    schema: pa.Schema,
+    *,
+    max_bytes: int = 16 << 20,
+    max_rows: int = 8192,
 ) -> Iterator[pa.RecordBatch | Unreadable]:
     """Gather rows (one mapping each; missing columns are null) into batches of about `max_bytes` of text or html.
 
@@ -302,15 +306,18 @@ class Sink(Stage):
 INPUT = "<input>"
 """In a compound's steps: the rows that the compound itself was given."""
 
+NOTHING = "<nothing>"
+"""In a step's `after`: no rows at all; a Fold or Sink that works from its tables alone."""
+
 DATASET = "dataset:"
-"""Prefix of a reference to the last rows of another dataset: `dataset:books`."""
+"""Prefix of a reference to another dataset's rows: `dataset:books` (its last), `dataset:code@code_rules`."""
 
 
 @dataclass(frozen=True)
 class Step:
     """A stage placed in a graph.
 
-    `after` names what it reads: siblings by step name, INPUT, or `dataset:NAME`; empty means the step before it (INPUT
+    `after` names what it reads: siblings by step name, INPUT, NOTHING, or `dataset:NAME`; empty means the step before it (INPUT
     for the first). `tables` maps the name under which the stage asks for a table to the Fold step that makes it.
     `table_rows` names a Fold step whose table gives one part per row (Sinks of the curriculum).
     """
@@ -323,6 +330,23 @@ class Step:
     when: str | None = None
     expect_drop: tuple[float, float] | None = None
     checkpoint: bool = False
+    publish: str | None = None
+    """A fold's table is also written here, relative to the run (`curriculum/supply.parquet`)."""
+    where: str = ""
+    """File and line of the recipe, for error messages."""
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A dataset of a recipe: `steps` in order, the first one a source or `after` other datasets.
+
+    `rows` names the step whose rows are the dataset's rows (what `dataset:NAME` refers to); steps behind it (token
+    shards) only consume them. `dataset:NAME@STEP` refers to the rows after a named step.
+    """
+
+    name: str
+    steps: tuple[Step, ...]
+    rows: str
 
 
 class Compound(Stage):
@@ -342,7 +366,8 @@ _MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 def _mix(x: np.ndarray) -> np.ndarray:
     x = (x ^ (x >> np.uint64(30))) * _MIX_1
     x = (x ^ (x >> np.uint64(27))) * _MIX_2
-    return x ^ (x >> np.uint64(31))
+    mixed: np.ndarray = x ^ (x >> np.uint64(31))
+    return mixed
 
 
 def random_keys(ids: pa.Array, seed: int, purpose: str) -> np.ndarray:
@@ -357,12 +382,23 @@ def random_keys(ids: pa.Array, seed: int, purpose: str) -> np.ndarray:
     raw = np.frombuffer(ids.buffers()[1], np.uint8)[ids.offset * 16 : (ids.offset + len(ids)) * 16]
     words = raw.view("<u8").reshape(-1, 2)
     with np.errstate(over="ignore"):
-        return _mix(_mix(words[:, 0] ^ salt[0]) + _mix(words[:, 1] ^ salt[1]) * _GOLDEN)
+        mixed: np.ndarray = _mix(_mix(words[:, 0] ^ salt[0]) + _mix(words[:, 1] ^ salt[1]) * _GOLDEN)
+    return mixed
 
 
 def uniforms(keys: np.ndarray) -> np.ndarray:
     """float64[n] in [0, 1) from uint64 keys: the top 53 bits."""
     return (keys >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+class AsItIs(Annotate):
+    """Passes rows on unchanged: what a dataset without steps of its own does (a union, a renamed branch)."""
+
+    kind: ClassVar[str] = "as_it_is"
+
+    def columns(self, docs: pa.RecordBatch) -> Mapping[str, pa.Array]:
+        """No new columns."""
+        return {}
 
 
 # ---------------------------------------------------------------------------------------------------- small helpers

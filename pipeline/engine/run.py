@@ -1,0 +1,213 @@
+"""The driver: starts each step when what it waits for is done, keeps a bounded number of tasks in flight, writes manifests.
+
+All state is in the run folder. A part is done when its account is there; a step when its manifest lists every part.
+Killing this process at any moment and starting it again redoes at most the parts that were in flight.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from pipeline.engine.account import PartAccount
+from pipeline.engine.executors import Executor
+from pipeline.engine.plan import PhysicalStep, Plan, Status, status_of, tasks_of
+from pipeline.engine.storage import Storage
+from pipeline.engine.task import Task, account_path
+
+
+class StepFailed(RuntimeError):
+    """A task ended in an error. `__cause__` is that error."""
+
+
+class UnexpectedDrop(RuntimeError):
+    """A filter dropped a share of its rows outside `expect_drop`."""
+
+
+@dataclass
+class Manifest:
+    """What a finished step is."""
+
+    step: str
+    fingerprint: str
+    parts: int
+    rows: int
+    accounts: list[PartAccount]
+    seconds: float
+    """Of work, over all workers."""
+
+
+class Listener(Protocol):
+    """Who watches a run: a terminal, a log."""
+
+    def plan(self, plan: Plan, statuses: Mapping[str, Status]) -> None: ...
+
+    def step_started(self, step: PhysicalStep, parts: int, parts_done: int) -> None: ...
+
+    def part_done(self, step: PhysicalStep, account: PartAccount) -> None: ...
+
+    def step_done(self, step: PhysicalStep, manifest: Manifest, reused: bool) -> None: ...
+
+
+@dataclass
+class _Running:
+    step: PhysicalStep
+    waiting: deque[Task]
+    parts: int
+    accounts: dict[int, PartAccount] = field(default_factory=dict)
+
+
+class Driver:
+    """Runs a plan in a folder."""
+
+    def __init__(self, plan: Plan, storage: Storage, executor: Executor, listener: Listener) -> None:
+        self.plan, self.storage, self.executor, self.listener = plan, storage, executor, listener
+        self.done: dict[str, Manifest] = {}
+        self.running: dict[str, _Running] = {}
+        self.in_flight = 0
+
+    def run(self) -> dict[str, Manifest]:
+        """Everything, until done. Raises StepFailed or UnexpectedDrop; finished parts stay."""
+        statuses = status_of(self.plan, self.storage)
+        self.listener.plan(self.plan, statuses)
+        for step in self.plan.steps:
+            if statuses[step.key].done:
+                self._finish(step, self._accounts(step, statuses[step.key].parts_done), reused=True)
+        while len(self.done) < len(self.plan.steps):
+            self._start_ready_steps()
+            self._submit()
+            if self.in_flight:
+                self._collect()
+        return self.done
+
+    def _start_ready_steps(self) -> None:
+        started = True
+        while started:  # a step without parts is done at once, which may free others
+            started = False
+            for step in self.plan.steps:
+                if (
+                    step.key not in self.done
+                    and step.key not in self.running
+                    and all(key in self.done for key in step.waits)
+                ):
+                    self._start(step)
+                    started = started or step.key in self.done
+
+    def _start(self, step: PhysicalStep) -> None:
+        parts = {key: self.done[key].parts for key in step.reads}
+        rows = self.done[step.reads[0]].rows if step.read_kind == "table_rows" else None
+        tasks = tasks_of(self.plan, step, parts, rows)
+        self.storage.remove_temporary_files(step.folder)
+        finished = {int(name[5:-5]) for name in self.storage.names(f"{step.folder}/account")}
+        finished &= {task.part for task in tasks}
+        accounts = {account.part: account for account in self._accounts_of(step, sorted(finished))}
+        todo = deque(task for task in tasks if task.part not in accounts)
+        self.running[step.key] = _Running(step, todo, len(tasks), accounts)
+        self.listener.step_started(step, len(tasks), len(accounts))
+        self._finish_if_complete(step.key)
+
+    def _submit(self) -> None:
+        for running in list(self.running.values()):
+            while running.waiting and self.in_flight < self.executor.slots:
+                self.executor.submit(running.waiting.popleft())
+                self.in_flight += 1
+
+    def _collect(self) -> None:
+        outcome = self.executor.outcome()
+        self.in_flight -= 1
+        task = outcome.task
+        if outcome.account is None:
+            msg = f"{task.step_key}, part {task.part} ({task.part_name}) failed: {type(outcome.error).__name__}: {outcome.error}"
+            raise StepFailed(msg) from outcome.error
+        running = self.running[task.step_key]
+        running.accounts[task.part] = outcome.account
+        self.listener.part_done(running.step, outcome.account)
+        self._finish_if_complete(task.step_key)
+
+    def _finish_if_complete(self, key: str) -> None:
+        running = self.running[key]
+        if len(running.accounts) < running.parts:
+            return
+        del self.running[key]
+        accounts = [running.accounts[part] for part in sorted(running.accounts)]
+        self._check_expected_drops(running.step, accounts)
+        self._check_exchange(running.step, accounts)
+        self._write_manifest(running.step, accounts)
+        self._finish(running.step, accounts, reused=False)
+
+    def _finish(self, step: PhysicalStep, accounts: list[PartAccount], *, reused: bool) -> None:
+        if reused:
+            self._check_expected_drops(step, accounts)
+        manifest = Manifest(
+            step.key,
+            step.fingerprint,
+            len(accounts),
+            sum(a.rows for a in accounts),
+            accounts,
+            sum(a.seconds for a in accounts),
+        )
+        self.done[step.key] = manifest
+        self.listener.step_done(step, manifest, reused)
+
+    def _accounts(self, step: PhysicalStep, parts: int) -> list[PartAccount]:
+        return self._accounts_of(step, range(parts))
+
+    def _accounts_of(self, step: PhysicalStep, parts: Any) -> list[PartAccount]:
+        if self.storage.local:
+            found = [self.storage.read_json(account_path(step.folder, part)) for part in parts]
+        else:  # one small request per part: latency, not work
+            with ThreadPoolExecutor(16) as pool:
+                found = list(pool.map(lambda part: self.storage.read_json(account_path(step.folder, part)), parts))
+        return [PartAccount.from_json(value) for value in found if value is not None]
+
+    def _write_manifest(self, step: PhysicalStep, accounts: list[PartAccount]) -> None:
+        self.storage.write_json(
+            f"{step.folder}/manifest.json",
+            {
+                "step": step.key,
+                "kind": step.kind,
+                "fingerprint": step.fingerprint,
+                "identity": step.identity,
+                "parts": len(accounts),
+                "rows": sum(a.rows for a in accounts),
+                "files": [vars(file) for a in accounts for file in a.files],
+                "seconds": round(sum(a.seconds for a in accounts), 3),
+                "finished": time.time(),
+            },
+        )
+
+    def _check_expected_drops(self, step: PhysicalStep, accounts: list[PartAccount]) -> None:
+        for key in step.nodes:
+            node = self.plan.nodes[key]
+            if node.expect_drop is None:
+                continue
+            counts = [c for a in accounts for c in a.stages if c.dataset == node.dataset and c.step == node.name]
+            rows_in, dropped = sum(c.rows_in for c in counts), sum(c.rows_dropped for c in counts)
+            share = dropped / rows_in if rows_in else 0.0
+            low, high = node.expect_drop
+            if rows_in and not low <= share <= high:
+                reasons = sum((Counter(a.reasons) for a in accounts), Counter())
+                top = ", ".join(
+                    f"{r.split(': ', 1)[1]} {n}" for r, n in reasons.most_common(12) if r.startswith(f"{node.name}: ")
+                )
+                msg = (
+                    f"{node.where}: step '{node.name}' of dataset '{node.dataset}' dropped {share:.2%} of {rows_in} rows, outside "
+                    f"expect_drop [{low}, {high}] ({top or 'no drops'}); look at the drops in {step.folder}/drops, then mend the "
+                    "step or widen the band"
+                )
+                raise UnexpectedDrop(msg)
+
+    def _check_exchange(self, step: PhysicalStep, accounts: list[PartAccount]) -> None:
+        """What the map tasks wrote is what the reduce tasks read."""
+        if step.read_kind != "exchange":
+            return
+        assert step.head is not None
+        written = sum(self.done[key].rows for key in step.reads)
+        read = sum(c.rows_in for a in accounts for c in a.stages if c.step == step.head.step and c.kind == "exchange")
+        if written != read:
+            msg = f"{step.key}: the exchange wrote {written} rows, but {read} were read back"
+            raise StepFailed(msg)
