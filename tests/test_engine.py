@@ -80,7 +80,7 @@ def plan_of(*chains: Chain, seed: int = 1) -> Plan:
     return make_plan(chains, seed, versions, lambda column: [])
 
 
-def run(plan: Plan, folder: Path, kind: str = "local", workers: int = 1) -> tuple[dict[str, Manifest], Quiet]:
+def run(plan: Plan, folder: Path | str, kind: str = "local", workers: int = 1) -> tuple[dict[str, Manifest], Quiet]:
     quiet = Quiet()
     storage = Storage(str(folder))
     with opened(kind, storage.address, workers=workers, cluster=None) as executor:
