@@ -265,41 +265,46 @@ class Edges(Fold):
 # ---------------------------------------------------------------------------------------------------- clusters
 
 
-class _Indexes:
-    """The ids of a table, ready for looking up; made once per table rather than once per batch."""
+class _Lookup(NamedTuple):
+    """A table in one piece, and where its ids stand."""
+
+    rows: pa.RecordBatch
+    ids: Index
+
+
+class _Lookups:
+    """Lookups by table name, made once per table rather than once per batch."""
 
     def __init__(self) -> None:
-        self._made: dict[str, tuple[pa.Table, Index]] = {}
+        self._made: dict[str, tuple[pa.Table, _Lookup]] = {}
 
-    def of(self, name: str, table: pa.Table, ids: pa.ChunkedArray) -> Index:
+    def of(self, name: str, table: pa.Table) -> _Lookup:
         made = self._made.get(name)
         if made is None or made[0] is not table:
-            made = self._made[name] = (table, Index.of(ids))
+            rows = _one_batch(table)
+            made = self._made[name] = (table, _Lookup(rows, Index.of(rows["id"])))
         return made[1]
 
 
 class KeeperSignatures(Fold):
     """Gathers the signatures of the documents that stay for others. Gives `keepers`.
 
-    Memory: 16 bytes per cluster in each part, 4 bytes per permutation and cluster in the table.
+    Memory: the table `clusters` with 16 bytes more for each row, and 4 bytes per permutation and cluster.
     """
 
     kind: ClassVar[str] = "minhash_keepers"
 
     permutations: int = Field(default=112, ge=1)
 
-    _indexes: _Indexes = PrivateAttr(default_factory=_Indexes)
-
     def needs(self) -> tuple[pa.Field, ...]:
         return (ID, minhash_field(self.permutations))
 
     def summary(self, batches: Iterator[pa.RecordBatch], label: str) -> pa.RecordBatch:
         clusters = self.table("clusters")
-        keepers = clusters["id"].filter(pc.equal(clusters["id"], clusters["keeper_id"]))
-        index = self._indexes.of("clusters", clusters, keepers)
+        keepers = Index.of(clusters["id"].filter(pc.equal(clusters["id"], clusters["keeper_id"])))
         schema = pa.schema(self.needs())
         found = [
-            batch.select(schema.names).filter(pa.array(index.find(batch["id"]) >= 0)).cast(schema) for batch in batches
+            one.select(schema.names).filter(pa.array(keepers.find(one["id"]) >= 0)).cast(schema) for one in batches
         ]
         return _one_batch(pa.Table.from_batches(found, schema=schema))
 
@@ -311,15 +316,15 @@ class KeeperSignatures(Fold):
 class Cluster(Annotate):
     """Adds the evidence: keeper, cluster, its size, and the estimated Jaccard similarity to the keeper.
 
-    A document that met no other is its own keeper, in a cluster of one. Memory: the tables `clusters` and `keepers`, and 16 bytes
-    for each of their rows.
+    A document that met no other is its own keeper, in a cluster of one. Memory: the tables `clusters` and `keepers`, and
+    16 bytes more for each of their rows.
     """
 
     kind: ClassVar[str] = "minhash_cluster"
 
     permutations: int = Field(default=112, ge=1)
 
-    _indexes: _Indexes = PrivateAttr(default_factory=_Indexes)
+    _lookups: _Lookups = PrivateAttr(default_factory=_Lookups)
 
     def needs(self) -> tuple[pa.Field, ...]:
         return (ID, minhash_field(self.permutations))
@@ -328,38 +333,32 @@ class Cluster(Annotate):
         return EVIDENCE
 
     def columns(self, docs: pa.RecordBatch) -> Mapping[str, pa.Array]:
-        clusters, ids = self.table("clusters"), docs["id"]
-        places = self._indexes.of("clusters", clusters, clusters["id"]).find(ids)
+        clusters, index = self._lookups.of("clusters", self.table("clusters"))
+        places = index.find(docs["id"])
         rows = pa.array(places, mask=places < 0)  # null: in no cluster
-        keepers = pc.coalesce(_taken(clusters["keeper_id"], rows), ids)
+        keepers = pc.coalesce(clusters["keeper_id"].take(rows), docs["id"])
         return {
             KEEPER_ID.name: keepers,
-            CLUSTER_ID.name: pc.coalesce(_taken(clusters["cluster_id"], rows), ids),
-            CLUSTER_SIZE.name: pc.coalesce(_taken(clusters["cluster_size"], rows), pa.scalar(1, pa.int64())),
+            CLUSTER_ID.name: pc.coalesce(clusters["cluster_id"].take(rows), docs["id"]),
+            CLUSTER_SIZE.name: pc.coalesce(clusters["cluster_size"].take(rows), pa.scalar(1, pa.int64())),
             METHOD.name: pa.repeat(pa.scalar("minhash", pa.string()), docs.num_rows),
             SIMILARITY.name: self._similarity(docs, np.flatnonzero(places >= 0), keepers),
         }
 
     def _similarity(self, docs: pa.RecordBatch, members: npt.NDArray[np.int64], keepers: pa.Array) -> pa.Array:
         """float32[n]: the share of places in which a signature equals its keeper's; 1 for a document on its own."""
-        table = self.table("keepers")
         similarity = np.ones(docs.num_rows, np.float32)
         if len(members):
-            rows = self._indexes.of("keepers", table, table["id"]).find(keepers.take(pa.array(members)))
-            signatures_of_keepers = minima_of(_one_batch(table.select(["minhash"]))["minhash"])
-            own = minima_of(docs["minhash"])[members]
-            similarity[members] = agreeing_values(own, signatures_of_keepers, rows) / self.permutations
+            table, index = self._lookups.of("keepers", self.table("keepers"))
+            places = index.find(keepers.take(pa.array(members)))
+            agreeing = agreeing_values(minima_of(docs["minhash"])[members], minima_of(table["minhash"]), places)
+            similarity[members] = agreeing / self.permutations
         return pa.array(similarity)
 
 
 def _one_batch(table: pa.Table) -> pa.RecordBatch:
     batches = table.combine_chunks().to_batches()
     return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema)
-
-
-def _taken(column: pa.ChunkedArray, rows: pa.Array) -> pa.Array:
-    taken = column.take(rows)
-    return taken.combine_chunks() if isinstance(taken, pa.ChunkedArray) else taken
 
 
 # ---------------------------------------------------------------------------------------------------- the compound

@@ -2,7 +2,7 @@
 
 A word is a maximal run of alphanumeric code points (`str.isalnum`), lower-cased one code point at a time; every
 ideograph and every kana is a word of its own, since Chinese and Japanese are written without spaces. All else separates:
-spaces, punctuation, underscores, combining marks, bytes that are no UTF-8. Lower-casing one code point at a time
+spaces, punctuation, underscores, combining marks, bytes that cannot be UTF-8. Lower-casing one code point at a time
 differs from `str.lower` in two places: a capital I with a dot becomes a plain i, and a final sigma is a sigma.
 
 A shingle is `shingle_words` words in a row; a text with fewer words is one shingle as a whole, and a text without words
@@ -11,7 +11,7 @@ a[i] * x + b[i] modulo 2**32. Such linear maps are no min-wise family by themsel
 on values that are hashes already: on planted pairs of Jaccard 0.5 to 0.95 (20 to 5,000 shingles), bias below 0.002 and an error of
 0.97 to 1.02 times the theoretical sqrt(s (1 - s) / permutations).
 
-Speed: about 150 MB/s of English text for 112 permutations on one core. Memory: 2 kB beside the signatures, however
+Speed: 115 to 145 MB/s for 112 permutations on one core. Memory: 6 kB beside the signatures, however
 long the text. All is in one file because numba's cache does not notice when a function of another file changes.
 """
 
@@ -142,7 +142,7 @@ def _words(data: Any, at: Any, stop: Any, table: Any, out: Any) -> tuple[Any, An
                 break  # the code point that ended the word is read again next time
         at += length
         if entry >= _ALONE:
-            out[filled] = _mix((_WORD_START ^ np.uint64(entry)) * _WORD_STEP)
+            out[filled] = _mix((_WORD_START ^ np.uint64(entry ^ _ALONE)) * _WORD_STEP)
             filled += 1
             if filled == out.size:
                 break
@@ -214,6 +214,9 @@ def signatures(
 
     `data` and `offsets` (int64[n + 1]) are the buffers of a large_string array.
     """
+    if not 1 <= shingle_words <= _BLOCK:
+        msg = f"a shingle has 1 to {_BLOCK} words, not {shingle_words}"
+        raise ValueError(msg)
     multipliers, increments = permutations(count)
     out = np.empty((len(offsets) - 1, count), np.uint32)
     empty = np.empty(len(offsets) - 1, np.bool_)
