@@ -198,20 +198,21 @@ def _remote(pattern: str) -> list[InputFile]:
     # Credentials are whatever fsspec finds in the environment or the profile: no setting takes any.
     system, path = fsspec.core.url_to_fs(pattern)
     scheme = pattern.split("://")[0]
-    listing: dict[str, dict[str, Any]]
-    if _MAGIC.search(path):
-        listing = system.glob(path, detail=True)
-    else:
-        listing = {path: system.info(path)} if system.exists(path) else {}
-    files = []
-    for name, info in sorted(listing.items()):
-        if info.get("type") == "directory":
-            continue
-        version = (
-            info.get("ETag") or info.get("etag") or info.get("LastModified") or info.get("mtime") or info.get("created")
-        )
-        files.append(InputFile(f"{scheme}://{name}", int(info.get("size") or 0), str(version or "").strip('"')))
-    return files
+    if not _MAGIC.search(path):
+        return [_remote_file(pattern)] if system.exists(path) else []
+    listing: dict[str, dict[str, Any]] = system.glob(path, detail=True)
+    return [_described(f"{scheme}://{name}", info) for name, info in sorted(listing.items()) if info["type"] == "file"]
+
+
+def _remote_file(url: str) -> InputFile:
+    system, path = fsspec.core.url_to_fs(url)
+    return _described(url, system.info(path))
+
+
+def _described(url: str, info: Mapping[str, Any]) -> InputFile:
+    keys = ("ETag", "etag", "LastModified", "mtime", "created")
+    version = next((str(info[key]) for key in keys if info.get(key)), "")
+    return InputFile(url, int(info.get("size") or 0), version.strip('"'))
 
 
 def _local(pattern: str) -> list[InputFile]:
@@ -343,3 +344,12 @@ def utf8(data: bytes) -> str:
 
 def _over(max_bytes: int) -> Defect:
     return Defect(f"over {max_bytes} bytes")
+
+
+def input_file(path: str) -> InputFile:
+    """One outside file as it is now, local or remote: how a plan notices that a model or word list has changed."""
+    if "://" in path:
+        return _remote_file(path)
+    if not os.path.isfile(path):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+    return local_file(os.path.abspath(path))
