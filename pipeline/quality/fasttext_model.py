@@ -13,7 +13,8 @@ import subprocess
 import sys
 import tempfile
 from collections import OrderedDict
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ class Training:
     dimension: int = 16
     word_ngrams: int = 2  # DCLM, arXiv:2406.11794: fastText's defaults otherwise
     epochs: int = 5
-    learning_rate: float = 0.1
+    learning_rate: float = 0.5
     hash_buckets: int = 200_000
     seed: int = 0
 
@@ -105,14 +106,23 @@ _MAX_LOADED = 4
 """Models kept in a worker process; a fastText model takes up to a few GB."""
 
 
-def loaded(model: bytes) -> Any:
-    """The fastText model in these bytes, loaded once per process."""
-    key = hashlib.sha256(model).hexdigest()
+def digest(model: bytes) -> str:
+    """sha256 of a model file, 64 hex digits: what `loaded` knows it by."""
+    return hashlib.sha256(model).hexdigest()
+
+
+def opened(model: bytes) -> Any:
+    """The fastText model in these bytes. fastText reads files only, so they pass through a temporary one."""
+    with tempfile.NamedTemporaryFile(prefix="tokenmill-model-", suffix=".bin") as file:
+        file.write(model)
+        file.flush()
+        return _open(file.name)
+
+
+def loaded(key: str, model: Callable[[], bytes]) -> Any:
+    """The model with this digest, opened once per process; `model` gives its bytes when it has to be."""
     if key not in _loaded:
-        with tempfile.NamedTemporaryFile(prefix="tokenmill-model-", suffix=".bin") as file:
-            file.write(model)
-            file.flush()
-            _remember(key, _open(file.name))
+        _remember(key, opened(model()))
     _loaded.move_to_end(key)
     return _loaded[key]
 
@@ -174,8 +184,3 @@ def evaluated(model: Any, lines: pa.Array, positive: Booleans, label: str = POSI
         recall=right / int(positive.sum()) if positive.any() else None,
         accuracy=float((called == positive).mean()),
     )
-
-
-def settings_dict(settings: Training) -> dict[str, float]:
-    """The settings as plain numbers, for a model card."""
-    return asdict(settings)

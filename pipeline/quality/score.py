@@ -26,6 +26,7 @@ MODEL = pa.schema(
     [
         field("scorer", pa.string(), "name of the scorer"),
         field("model", pa.large_binary(), "the fastText model file"),
+        field("digest", pa.string(), "sha256 of the model file, 64 hex digits"),
         field("positives", pa.int64(), "documents of the trusted side that were trained on"),
         field("negatives", pa.int64(), "documents of the other side that were trained on"),
         field("documents", pa.int64(), "held-out documents of both sides"),
@@ -102,10 +103,11 @@ class TrainScorer(Fold):
         lines = fasttext_model.one_line(_whole(sample[TEXT.name]), self.max_chars, self.lower_case)
         positive = _whole(sample[POSITIVE_SIDE.name]).to_numpy(zero_copy_only=False)
         model = fasttext_model.trained(lines.filter(pa.array(~held)), positive[~held], self._training())
-        tested = fasttext_model.evaluated(fasttext_model.loaded(model), lines.filter(pa.array(held)), positive[held])
+        tested = fasttext_model.evaluated(fasttext_model.opened(model), lines.filter(pa.array(held)), positive[held])
         row = {
             "scorer": self.scorer,
             "model": model,
+            "digest": fasttext_model.digest(model),
             "positives": int(positive[~held].sum()),
             "negatives": int((~positive[~held]).sum()),
             "documents": tested.documents,
@@ -182,7 +184,8 @@ class ApplyScorer(Annotate):
     def _loaded(self) -> Any:
         if self.model is not None:
             return fasttext_model.loaded_file(self.model)
-        return fasttext_model.loaded(self.table("model")["model"][0].as_py())
+        table = self.table("model")
+        return fasttext_model.loaded(table["digest"][0].as_py(), lambda: table["model"][0].as_py())
 
 
 class Score(Compound):
