@@ -40,7 +40,7 @@ _WHITESPACE = r"[\s\x{0b}\x{1c}-\x{1f}\x{85}\p{Z}]+"  # what str.split() splits 
 
 
 class TextHash(Annotate):
-    """Adds `text_hash`. Memory: the batch, once more with `normalise: whitespace`."""
+    """Adds `text_hash`. Memory: the batch, twice more with `normalise: whitespace`, which runs at 30 MB/s, not 5 GB/s."""
 
     kind: ClassVar[str] = "text_hash"
 

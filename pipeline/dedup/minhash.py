@@ -11,7 +11,7 @@
 Two documents of Jaccard similarity s meet in at least one band with probability 1 - (1 - s**rows)**bands: 0.57 at 0.7,
 0.92 at 0.8, 1.0 at 0.9 with FineWeb's 14 bands of 8 rows. Whoever meets is joined, and clusters are connected
 components, so a chain of near-duplicates may link documents that share little; `min_similarity` refuses pairs whose whole
-signatures disagree, for about ten times the bytes in the exchange. Every dropped document carries its estimated
+signatures disagree, for about twelve times the bytes in the exchange. Every dropped document carries its estimated
 similarity to its keeper, so that such chains can be seen.
 """
 
@@ -112,7 +112,7 @@ _ALONE_SEED = np.uint64(2**64 - 1)  # of the key that a document without words h
 class Bands(Expand):
     """One row per document and band: `band_key`, and the signature where pairs are to be verified.
 
-    A document without words has no bands and gives one row with a key of its own, so that nothing meets it. Memory: 64
+    A document without words has no bands and gives one row with a key of its own, so that nothing meets it. Memory: 110
     bytes per document and band of the batch, and as often the signature when it travels.
     """
 
@@ -212,7 +212,7 @@ class Edges(Fold):
     agree in that share of places; a document that agrees with none of the (at most 8) leading ones leads in turn.
 
     Memory: a part keeps at most one edge (32 bytes) per document beside the 4 million last found; the fold holds 32
-    bytes per edge of all parts, about 100 while it numbers them, and gives 56 bytes per document in a cluster.
+    bytes per edge of all parts, about 150 while it numbers them, and gives 56 bytes per document in a cluster.
     """
 
     kind: ClassVar[str] = "minhash_edges"
@@ -386,7 +386,7 @@ class MinhashDedup(Compound):
     """One document per cluster of near-duplicates: the lowest id. Drops the others as `near_duplicate`, with evidence.
 
     Memory: the batch, and the table of documents in clusters (56 bytes each). Moves (16 + 16 + 8) bytes per document and
-    band, ten times that with `min_similarity`. Broder 1997 for MinHash; Penedo et al. 2024 (FineWeb, arXiv:2406.17557) for the use.
+    band, twelve times that with `min_similarity`. Broder 1997 for MinHash; Penedo et al. 2024 (FineWeb, arXiv:2406.17557) for the use.
     """
 
     kind: ClassVar[str] = "minhash_dedup"
