@@ -40,7 +40,7 @@ EDGES = pa.schema(
         field("language", pa.string(), f"language; '{OTHER}' for all that have too few documents"),
         field("documents", pa.int64(), "documents with a score"),
         field(
-            "edges", pa.list_(pa.float32(), sketch.RANKS - 1), "least score of ranks 1 to 19; infinite when not reached"
+            "edges", pa.list_(pa.float32(), sketch.RANKS - 1), "least score of ranks 1 to 19; NaN when none reaches it"
         ),
     ]
 )

@@ -34,7 +34,7 @@ def bins(scores: Float32s, precision_bits: int) -> UInt32s:
 
 
 def least_values(numbers: UInt32s, precision_bits: int) -> Float32s:
-    """float32[bins]: the least score of each bin (infinite beyond the last finite one)."""
+    """float32[bins]: the least score of each bin."""
     bits = numbers.astype(np.uint32) << np.uint32(32 - precision_bits)
     values = np.where(bits & _SIGN, bits ^ _SIGN, ~bits).astype(np.uint32).view(np.float32)
     found: Float32s = np.where(np.isnan(values), np.float32(-np.inf), values).astype(np.float32)
@@ -45,14 +45,14 @@ def edges(numbers: UInt32s, weights: Int64s, precision_bits: int) -> Float32s:
     """float32[19]: least score of ranks 1 to 19, from bins in ascending order and their weights.
 
     A bin's rank is the number of whole twentieths of the weight that lie below it, so equal scores share the rank of
-    the lowest of them. Ranks that no score reaches have the edge infinity.
+    the lowest of them. Ranks that no score reaches have the edge NaN, which nothing reaches.
     """
     below = np.cumsum(weights) - weights
     total = max(int(weights.sum()), 1)  # zero when all texts are empty and characters are counted
     ranks = RANKS * below // total
     least = least_values(numbers, precision_bits)
     first = np.searchsorted(ranks, np.arange(1, RANKS), side="left")
-    padded = np.append(least, np.float32(np.inf))
+    padded = np.append(least, np.float32(np.nan))
     found: Float32s = padded[first].astype(np.float32)
     return found
 
