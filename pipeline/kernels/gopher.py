@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numba import int64, njit, types, uint8
 
-from pipeline.kernels.words import ALPHABETIC, ALPHANUMERIC, IDEOGRAPH, SPACE
+from pipeline.kernels.words import ALPHABETIC, ALPHANUMERIC, BULLET, IDEOGRAPH, SPACE
 
 WORDS = 0
 """All words."""
@@ -43,39 +43,33 @@ STOP_WORDS = 10
 """Different stop words that occur."""
 COUNTERS = 11
 
-BULLETS = "-*•‣◦▪▫●○■□–"
-"""More than the `•` and `-` of other tools: the marks that HTML extractors and word processors write."""
-
 _BYTES = types.Array(uint8, 1, "C", readonly=True)
 _POSITIONS = types.Array(int64, 1, "C", readonly=True)
 
 _SEED = np.uint64(0xCBF29CE484222325)  # FNV-1a, 64 bits, over code points: Fowler, Noll, Vo
 _PRIME = np.uint64(0x100000001B3)
-_BULLETS = np.array(sorted(map(ord, BULLETS)), np.int64)
 
 
-@njit(inline="always")
-def _code_point(data: Any, at: Any, stop: Any) -> Any:
-    """(code point, bytes it takes) at `at`; U+FFFD and 1 where the bytes up to `stop` are not UTF-8."""
-    first = int64(data[at])
-    if first < 0xC2:
-        return int64(0xFFFD), 1
-    if first < 0xE0:
-        if at + 1 < stop and (data[at + 1] & 0xC0) == 0x80:
-            return ((first & 0x1F) << 6) | (int64(data[at + 1]) & 0x3F), 2
+@njit
+def _code_point(first: Any, second: Any, third: Any, fourth: Any) -> Any:
+    """(code point, bytes it takes) of the character that these bytes begin; U+FFFD and 1 where they are not UTF-8."""
+    point, width = int64(0xFFFD), 1
+    if first < 0xC2 or (second & 0xC0) != 0x80:
+        pass
+    elif first < 0xE0:
+        point, width = ((first & 0x1F) << 6) | (second & 0x3F), 2
+    elif (third & 0xC0) != 0x80:
+        pass
     elif first < 0xF0:
-        if at + 2 < stop and (data[at + 1] & 0xC0) == 0x80 and (data[at + 2] & 0xC0) == 0x80:
-            return ((first & 0x0F) << 12) | ((int64(data[at + 1]) & 0x3F) << 6) | (int64(data[at + 2]) & 0x3F), 3
-    elif first < 0xF5 and at + 3 < stop:
-        high, middle, low = int64(data[at + 1]), int64(data[at + 2]), int64(data[at + 3])
-        if (high & 0xC0) == 0x80 and (middle & 0xC0) == 0x80 and (low & 0xC0) == 0x80:
-            point = ((first & 0x07) << 18) | ((high & 0x3F) << 12) | ((middle & 0x3F) << 6) | (low & 0x3F)
-            if point < 0x110000:
-                return point, 4
-    return int64(0xFFFD), 1
+        point, width = ((first & 0x0F) << 12) | ((second & 0x3F) << 6) | (third & 0x3F), 3
+    elif first < 0xF5 and (fourth & 0xC0) == 0x80:
+        wide = ((first & 0x07) << 18) | ((second & 0x3F) << 12) | ((third & 0x3F) << 6) | (fourth & 0x3F)
+        if wide < 0x110000:
+            point, width = wide, 4
+    return point, width
 
 
-@njit(inline="always")
+@njit
 def _folded(hash_: Any, point: Any) -> Any:
     """The hash of a word with one more character; ASCII capitals count as small letters."""
     if 65 <= point <= 90:
@@ -83,7 +77,7 @@ def _folded(hash_: Any, point: Any) -> Any:
     return (hash_ ^ np.uint64(point)) * _PRIME
 
 
-@njit(inline="always")
+@njit
 def _slot(hash_: Any, mask: Any) -> Any:
     return int64((hash_ ^ (hash_ >> np.uint64(29))) & np.uint64(mask))
 
@@ -103,7 +97,10 @@ def _stop_table(data: Any, offsets: Any) -> Any:
         while at < offsets[word + 1]:
             point, width = int64(data[at]), 1
             if point >= 0x80:
-                point, width = _code_point(data, at, offsets[word + 1])
+                second = int64(data[at + 1]) if at + 1 < offsets[word + 1] else int64(0)
+                third = int64(data[at + 2]) if at + 2 < offsets[word + 1] else int64(0)
+                fourth = int64(data[at + 3]) if at + 3 < offsets[word + 1] else int64(0)
+                point, width = _code_point(point, second, third, fourth)
             hash_ = _folded(hash_, point)
             at += width
         hashes[word] = hash_
@@ -112,21 +109,6 @@ def _stop_table(data: Any, offsets: Any) -> Any:
             slot = (slot + 1) & (size - 1)
         table[slot] = word
     return hashes, table
-
-
-@njit(inline="always")
-def _meet(hash_: Any, row: Any, hashes: Any, table: Any, met_in: Any) -> Any:
-    """1 when this is the row's first sight of a stop word, else 0."""
-    slot = _slot(hash_, len(table) - 1)
-    while table[slot] >= 0:
-        word = table[slot]
-        if hashes[word] == hash_:
-            if met_in[word] == row:
-                return 0
-            met_in[word] = row
-            return 1
-        slot = (slot + 1) & (len(table) - 1)
-    return 0
 
 
 @njit(int64[:, ::1](_BYTES, _POSITIONS, _POSITIONS, _BYTES, _BYTES, _POSITIONS), cache=True, nogil=True)
@@ -139,7 +121,7 @@ def quality_counts(data: Any, starts: Any, stops: Any, classes: Any, stop_data: 
         at, stop = starts[row], stops[row]
         words = plain = spaced = spaced_chars = alphabetic = met = 0
         number_signs = ellipses = lines = bullet_lines = ellipsis_lines = 0
-        in_word = has_letter = in_line = False
+        in_word = has_letter = ideograph = in_line = False
         chars = core_chars = 0  # of this word: from its first letter or digit to here, and to the last one
         hash_ = core_hash = _SEED
         dots = tail = 0  # dots in a row here; 3 or more when the line's last visible characters are an ellipsis
@@ -149,22 +131,34 @@ def quality_counts(data: Any, starts: Any, stops: Any, classes: Any, stop_data: 
             else:
                 point, width = int64(data[at]), 1
                 if point >= 0x80:
-                    point, width = _code_point(data, at, stop)
+                    second = int64(data[at + 1]) if at + 1 < stop else int64(0)
+                    third = int64(data[at + 2]) if at + 2 < stop else int64(0)
+                    fourth = int64(data[at + 3]) if at + 3 < stop else int64(0)
+                    point, width = _code_point(point, second, third, fourth)
             at += width
             kind = classes[point]
 
             if point != 46 and dots > 0:
                 ellipses += dots // 3
                 dots = 0
-            if in_word and (kind & (SPACE | IDEOGRAPH)) != 0:
+            if in_word and (ideograph or (kind & (SPACE | IDEOGRAPH)) != 0):
                 words += 1
+                alphabetic += has_letter
                 if core_chars > 0:
                     plain += 1
-                    spaced += 1
-                    spaced_chars += core_chars
-                    met += _meet(core_hash, row, hashes, table, met_in)
-                alphabetic += has_letter
-                in_word = has_letter = False
+                    if not ideograph:
+                        spaced += 1
+                        spaced_chars += core_chars
+                    # The look-up stands here and not in a function: passing arrays costs numba more than the look-up.
+                    slot = _slot(core_hash, len(table) - 1)
+                    while table[slot] >= 0:
+                        if hashes[table[slot]] == core_hash:
+                            if met_in[table[slot]] != row:
+                                met_in[table[slot]] = row
+                                met += 1
+                            break
+                        slot = (slot + 1) & (len(table) - 1)
+                in_word = has_letter = ideograph = False
                 chars = core_chars = 0
                 hash_ = _SEED
             if (kind & SPACE) != 0:
@@ -176,8 +170,7 @@ def quality_counts(data: Any, starts: Any, stops: Any, classes: Any, stop_data: 
 
             if not in_line:
                 in_line = True
-                for bullet in _BULLETS:
-                    bullet_lines += bullet == point
+                bullet_lines += (kind & BULLET) != 0
             if point == 46:
                 dots += 1
                 tail = dots
@@ -188,20 +181,30 @@ def quality_counts(data: Any, starts: Any, stops: Any, classes: Any, stop_data: 
                 tail = 0
                 number_signs += point == 35
 
-            if (kind & IDEOGRAPH) != 0:
-                words += 1
-                plain += 1
-                alphabetic += (kind & ALPHABETIC) != 0
-                met += _meet(_folded(_SEED, point), row, hashes, table, met_in)
-                continue
             in_word = True
+            if (kind & IDEOGRAPH) != 0:
+                ideograph = True
+                has_letter = (kind & ALPHABETIC) != 0
+                core_chars = 1
+                core_hash = _folded(hash_, point)
+                continue
             if (kind & ALPHANUMERIC) != 0:
                 chars += 1
-                core_chars = chars
                 hash_ = _folded(hash_, point)
-                core_hash = hash_
                 if (kind & ALPHABETIC) != 0:
                     has_letter = True
+                while at < stop:  # not the obvious loop: most bytes of most texts end here, after four tests
+                    point = int64(data[at])
+                    if point >= 0x80:
+                        break
+                    kind = classes[point]
+                    if (kind & ALPHANUMERIC) == 0:
+                        break
+                    hash_ = _folded(hash_, point)
+                    chars += 1
+                    has_letter |= (kind & ALPHABETIC) != 0
+                    at += 1
+                core_chars, core_hash = chars, hash_
             elif chars > 0:
                 chars += 1
                 hash_ = _folded(hash_, point)

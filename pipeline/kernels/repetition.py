@@ -53,35 +53,33 @@ _MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _ONE = np.uint64(1)
 
 
-@njit(inline="always")
+@njit
 def _mixed(key: Any) -> Any:
     key = (key ^ (key >> np.uint64(30))) * _MIX_1
     key = (key ^ (key >> np.uint64(27))) * _MIX_2
     return key ^ (key >> np.uint64(31))
 
 
-@njit(inline="always")
-def _code_point(data: Any, at: Any, stop: Any) -> Any:
-    """(code point, bytes it takes) at `at`; U+FFFD and 1 where the bytes up to `stop` are not UTF-8."""
-    first = int64(data[at])
-    if first < 0xC2:
-        return int64(0xFFFD), 1
-    if first < 0xE0:
-        if at + 1 < stop and (data[at + 1] & 0xC0) == 0x80:
-            return ((first & 0x1F) << 6) | (int64(data[at + 1]) & 0x3F), 2
+@njit
+def _code_point(first: Any, second: Any, third: Any, fourth: Any) -> Any:
+    """(code point, bytes it takes) of the character that these bytes begin; U+FFFD and 1 where they are not UTF-8."""
+    point, width = int64(0xFFFD), 1
+    if first < 0xC2 or (second & 0xC0) != 0x80:
+        pass
+    elif first < 0xE0:
+        point, width = ((first & 0x1F) << 6) | (second & 0x3F), 2
+    elif (third & 0xC0) != 0x80:
+        pass
     elif first < 0xF0:
-        if at + 2 < stop and (data[at + 1] & 0xC0) == 0x80 and (data[at + 2] & 0xC0) == 0x80:
-            return ((first & 0x0F) << 12) | ((int64(data[at + 1]) & 0x3F) << 6) | (int64(data[at + 2]) & 0x3F), 3
-    elif first < 0xF5 and at + 3 < stop:
-        high, middle, low = int64(data[at + 1]), int64(data[at + 2]), int64(data[at + 3])
-        if (high & 0xC0) == 0x80 and (middle & 0xC0) == 0x80 and (low & 0xC0) == 0x80:
-            point = ((first & 0x07) << 18) | ((high & 0x3F) << 12) | ((middle & 0x3F) << 6) | (low & 0x3F)
-            if point < 0x110000:
-                return point, 4
-    return int64(0xFFFD), 1
+        point, width = ((first & 0x0F) << 12) | ((second & 0x3F) << 6) | (third & 0x3F), 3
+    elif first < 0xF5 and (fourth & 0xC0) == 0x80:
+        wide = ((first & 0x07) << 18) | ((second & 0x3F) << 12) | ((third & 0x3F) << 6) | (fourth & 0x3F)
+        if wide < 0x110000:
+            point, width = wide, 4
+    return point, width
 
 
-@njit(inline="always")
+@njit
 def _table_size(entries: Any) -> Any:
     """A power of two, at least twice `entries`."""
     size = 16
@@ -90,99 +88,133 @@ def _table_size(entries: Any) -> Any:
     return size
 
 
-@njit(inline="always")
-def _number(key: Any, next_number: Any, keys: Any, numbers: Any, size: Any) -> Any:
-    """The number under which `key` (not 0) stands in the table; `next_number`, now its number, when it is new."""
-    slot = int64(_mixed(key) & np.uint64(size - 1))
-    while keys[slot] != 0:
-        if keys[slot] == key:
-            return int64(numbers[slot])
-        slot = (slot + 1) & (size - 1)
-    keys[slot] = key
-    numbers[slot] = next_number
-    return next_number
+# Below, look-ups stand three times and not once in a function: passing arrays costs numba more than a look-up.
 
 
 @njit
-def _repeated(hashes: Any, chars: Any, entries: Any, keys: Any, numbers: Any) -> Any:
+def _repeated(hashes: Any, chars: Any, entries: Any, keys: Any) -> Any:
     """(how many of the first `entries` hashes occurred before, and their chars)."""
     size = _table_size(entries)
     keys[:size] = 0
-    distinct = repeats = repeated_chars = 0
+    repeats = repeated_chars = 0
     for entry in range(entries):
-        if _number(hashes[entry], distinct, keys, numbers, size) == distinct:
-            distinct += 1
-        else:
+        key = hashes[entry]
+        slot = int64(_mixed(key) & np.uint64(size - 1))
+        while keys[slot] != 0 and keys[slot] != key:
+            slot = (slot + 1) & (size - 1)
+        if keys[slot] == key:
             repeats += 1
             repeated_chars += chars[entry]
+        keys[slot] = key
     return repeats, repeated_chars
 
 
 @njit
-def _gram_counts(words: Any, hashes: Any, ends: Any, gaps: Any, at: Any, ids: Any, tables: Any, counts: Any) -> Any:
+def _number_words(words: Any, hashes: Any, at: Any, ids: Any, keys: Any, numbers: Any, times: Any) -> None:
+    """Number words in the order of their first occurrence, and count each."""
+    size = _table_size(words)
+    keys[:size] = 0
+    distinct = 0
+    for word in range(words):
+        key = hashes[word]
+        slot = int64(_mixed(key) & np.uint64(size - 1))
+        while keys[slot] != 0 and keys[slot] != key:
+            slot = (slot + 1) & (size - 1)
+        if keys[slot] == 0:
+            keys[slot] = key
+            numbers[slot] = distinct
+            times[distinct] = 0
+            distinct += 1
+        number = numbers[slot]
+        times[number] += 1
+        at[word] = word
+        ids[word] = number
+
+
+@njit
+def _number_pairs(
+    entries: Any, at: Any, ids: Any, keys: Any, numbers: Any, times: Any, times_next: Any, first: Any
+) -> Any:
+    """Join neighbours that both occur more than once: (n-1)-grams in `at` and `ids` give way to n-grams.
+
+    Returns how many n-grams stand there now and how many of them differ; `first` says where each occurs first.
+    """
+    size = _table_size(entries)
+    keys[:size] = 0
+    distinct = kept = 0
+    for entry in range(entries - 1):
+        left, right = ids[entry], ids[entry + 1]
+        position = at[entry]
+        if at[entry + 1] != position + 1 or times[left] < 2 or times[right] < 2:
+            continue
+        key = ((np.uint64(left) << np.uint64(32)) | np.uint64(right)) + _ONE
+        slot = int64(_mixed(key) & np.uint64(size - 1))
+        while keys[slot] != 0 and keys[slot] != key:
+            slot = (slot + 1) & (size - 1)
+        if keys[slot] == 0:
+            keys[slot] = key
+            numbers[slot] = distinct
+            times_next[distinct] = 0
+            first[distinct] = position
+            distinct += 1
+        number = numbers[slot]
+        times_next[number] += 1
+        at[kept] = position
+        ids[kept] = number
+        kept += 1
+    return kept, distinct
+
+
+@njit
+def _top_gram_chars(n: Any, distinct: Any, times: Any, first: Any, ends: Any, gaps: Any) -> Any:
+    most = 1
+    chars = 0
+    for number in range(distinct):
+        if times[number] > most:
+            most = int64(times[number])
+            begin = first[number]
+            chars = most * (ends[begin + n] - ends[begin] + gaps[begin + n - 1] - gaps[begin])
+    return chars
+
+
+@njit
+def _duplicate_gram_chars(
+    n: Any, entries: Any, distinct: Any, at: Any, ids: Any, times: Any, met: Any, ends: Any
+) -> Any:
+    met[:distinct] = 0
+    behind = chars = 0
+    for entry in range(entries):
+        number, position = ids[entry], at[entry]
+        if position < behind or times[number] < 2:
+            continue
+        if met[number] == 0:
+            met[number] = 1
+        else:
+            chars += ends[position + n] - ends[position]
+            behind = position + n
+    return chars
+
+
+@njit
+def _gram_counts(words: Any, hashes: Any, ends: Any, gaps: Any, at: Any, ids: Any, tables: Any, counts: Any) -> None:
     """Fill TOP_GRAM_CHARS and DUPLICATE_GRAM_CHARS of one document.
 
     ends, gaps   int32[words + 1]      code points of words, gaps of white space, before each word
     at, ids      int32[entries]        where the surviving n-grams begin, and their numbers
     """
     keys, numbers, times, times_next, first = tables
-    size = _table_size(words)
-    keys[:size] = 0
-    distinct = 0
-    for word in range(words):
-        number = _number(hashes[word], distinct, keys, numbers, size)
-        if number == distinct:
-            times[number] = 0
-            distinct += 1
-        times[number] += 1
-        at[word] = word
-        ids[word] = number
+    _number_words(words, hashes, at, ids, keys, numbers, times)
     entries = words
-
     for n in range(2, 11):
-        size = _table_size(entries)
-        keys[:size] = 0
-        distinct = kept = 0
-        for entry in range(entries - 1):
-            left, right = ids[entry], ids[entry + 1]
-            position = at[entry]
-            if at[entry + 1] != position + 1 or times[left] < 2 or times[right] < 2:
-                continue
-            key = ((np.uint64(left) << np.uint64(32)) | np.uint64(right)) + _ONE
-            number = _number(key, distinct, keys, numbers, size)
-            if number == distinct:
-                times_next[number] = 0
-                first[number] = position
-                distinct += 1
-            times_next[number] += 1
-            at[kept] = position
-            ids[kept] = number
-            kept += 1
-        entries = kept
+        entries, distinct = _number_pairs(entries, at, ids, keys, numbers, times, times_next, first)
         times, times_next = times_next, times
-        if n <= 4:
-            most = int64(1)
-            for number in range(distinct):
-                if times[number] > most:
-                    most = int64(times[number])
-                    begin = first[number]
-                    length = ends[begin + n] - ends[begin] + gaps[begin + n - 1] - gaps[begin]
-                    counts[TOP_GRAM_CHARS + n - 2] = most * length
-        else:
-            first[:distinct] = 0  # from here on: whether the n-gram was met
-            behind = total = 0
-            for entry in range(entries):
-                number, position = ids[entry], at[entry]
-                if position < behind or times[number] < 2:
-                    continue
-                if first[number] == 0:
-                    first[number] = 1
-                else:
-                    total += ends[position + n] - ends[position]
-                    behind = position + n
-            counts[DUPLICATE_GRAM_CHARS + n - 5] = total
         if entries == 0:
             return
+        if n <= 4:
+            counts[TOP_GRAM_CHARS + n - 2] = _top_gram_chars(n, distinct, times, first, ends, gaps)
+        else:
+            chars = _duplicate_gram_chars(n, entries, distinct, at, ids, times, first, ends)
+            counts[DUPLICATE_GRAM_CHARS + n - 5] = chars
 
 
 @njit(int64[:, ::1](_BYTES, _POSITIONS, _POSITIONS, _BYTES), cache=True, nogil=True)
@@ -220,7 +252,7 @@ def repetition_counts(data: Any, starts: Any, stops: Any, classes: Any) -> Any:
         chars = 0  # code points so far
         word_chars = word_gaps = 0  # code points of words, and gaps between them, before the word at hand
         line_begin = line_end = 0  # `chars` at the line's first visible character, and behind its last
-        in_word = in_line = in_paragraph = after_space = False
+        in_word = ideograph = in_line = in_paragraph = after_space = False
         word_hash = line_hash = paragraph_hash = _SEED
         length_of_paragraph = 0
         ends[0] = gaps[0] = 0
@@ -231,17 +263,21 @@ def repetition_counts(data: Any, starts: Any, stops: Any, classes: Any) -> Any:
             else:
                 point, width = int64(data[at]), 1
                 if point >= 0x80:
-                    point, width = _code_point(data, at, stop)
+                    second = int64(data[at + 1]) if at + 1 < stop else int64(0)
+                    third = int64(data[at + 2]) if at + 2 < stop else int64(0)
+                    fourth = int64(data[at + 3]) if at + 3 < stop else int64(0)
+                    point, width = _code_point(point, second, third, fourth)
             at += width
             kind = classes[point]
 
-            if in_word and (kind & (SPACE | IDEOGRAPH)) != 0:
-                in_word = False
+            if in_word and (ideograph or (kind & (SPACE | IDEOGRAPH)) != 0):
+                in_word = ideograph = False
                 hashes[words] = max(_mixed(word_hash), _ONE)
                 line_hash = _mixed(line_hash + word_hash * _GOLDEN)
                 words += 1
                 ends[words] = word_chars
                 gaps[words] = word_gaps
+                word_hash = _SEED
             if (kind & SPACE) != 0:
                 after_space = True
                 if point == 10:
@@ -276,28 +312,31 @@ def repetition_counts(data: Any, starts: Any, stops: Any, classes: Any) -> Any:
                 word_gaps += words > 0
                 gaps[words] = word_gaps
             chars += 1
-            line_end = chars
             word_chars += 1
-            if (kind & IDEOGRAPH) != 0:
-                word_hash = (_SEED ^ np.uint64(point)) * _PRIME
-                hashes[words] = max(_mixed(word_hash), _ONE)
-                line_hash = _mixed(line_hash + word_hash * _GOLDEN)
-                words += 1
-                ends[words] = word_chars
-                gaps[words] = word_gaps
-                continue
-            if not in_word:
-                in_word = True
-                word_hash = _SEED
+            line_end = chars
+            in_word = True
             word_hash = (word_hash ^ np.uint64(point)) * _PRIME
+            if (kind & IDEOGRAPH) != 0:
+                ideograph = True
+                continue
+            begin = at
+            while at < stop:  # not the obvious loop: most bytes of most texts end here, after three tests
+                point = int64(data[at])
+                if point >= 0x80 or (classes[point] & SPACE) != 0:
+                    break
+                word_hash = (word_hash ^ np.uint64(point)) * _PRIME
+                at += 1
+            chars += at - begin
+            word_chars += at - begin
+            line_end = chars
 
         here = counts[row]
         here[CHARS] = chars - 1  # without the line feed that was put at the end
         here[LINES] = lines
-        here[DUPLICATE_LINES], here[DUPLICATE_LINE_CHARS] = _repeated(line_hashes, line_chars, lines, keys, tables[1])
+        here[DUPLICATE_LINES], here[DUPLICATE_LINE_CHARS] = _repeated(line_hashes, line_chars, lines, keys)
         here[PARAGRAPHS] = paragraphs
         here[DUPLICATE_PARAGRAPHS], here[DUPLICATE_PARAGRAPH_CHARS] = _repeated(
-            paragraph_hashes, paragraph_chars, paragraphs, keys, tables[1]
+            paragraph_hashes, paragraph_chars, paragraphs, keys
         )
         if words > 1:
             _gram_counts(words, hashes, ends, gaps, at_words, ids, tables, here)

@@ -29,6 +29,11 @@ UPPER = 16
 """Upper case, as `str.isupper`."""
 LOWER = 32
 """Lower or title case: what keeps a text from being all upper case."""
+BULLET = 64
+"""One of BULLETS."""
+
+BULLETS = "-*•‣◦▪▫●○■□–"
+"""The marks that HTML extractors and word processors put before the items of a list."""
 
 CODE_POINTS = 0x110000
 
@@ -69,6 +74,7 @@ def character_classes() -> npt.NDArray[np.uint8]:
         classes[has] |= bit
     for first, last in IDEOGRAPH_RANGES:
         classes[first : last + 1] |= IDEOGRAPH
+    classes[[ord(bullet) for bullet in BULLETS]] |= BULLET
     classes.setflags(write=False)
     return classes
 
