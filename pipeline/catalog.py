@@ -6,11 +6,64 @@ from collections.abc import Sequence
 
 from pydantic import ValidationError
 
-from pipeline.stage import AsItIs, Compound, Exchange, Stage, check_kind
+from pipeline.code.fim import Fim
+from pipeline.code.languages import CodeLanguage
+from pipeline.code.repository import RepositoryDocuments
+from pipeline.code.rules import CodeRules
+from pipeline.dedup.exact import ExactDedup
+from pipeline.dedup.minhash import MinhashDedup
+from pipeline.ingest.html_files import HtmlFiles
+from pipeline.ingest.jsonl import Jsonl
+from pipeline.ingest.parquet import Parquet
+from pipeline.ingest.quickstart.books import QuickstartBooks
+from pipeline.ingest.quickstart.code import QuickstartCode
+from pipeline.ingest.quickstart.web import QuickstartWeb
+from pipeline.ingest.source_trees import SourceTrees
+from pipeline.ingest.text_files import TextFiles
+from pipeline.ingest.warc import Warc
+from pipeline.ingest.wet import Wet
+from pipeline.longctx.select import SelectLong
+from pipeline.quality.levels import QualityLevels, Tiers
+from pipeline.quality.ranks import QualityRanks
+from pipeline.quality.score import Score
+from pipeline.quality.threshold import Threshold
+from pipeline.stage import AsItIs, Compound, Stage, check_kind
+from pipeline.synth.procedural.source import ProceduralQuestions
+from pipeline.text.gopher import GopherQuality, GopherRepetition
 
 _STAGES: tuple[type[Stage], ...] = (
+    # sources
+    Warc,
+    Wet,
+    HtmlFiles,
+    Jsonl,
+    Parquet,
+    TextFiles,
+    SourceTrees,
+    QuickstartWeb,
+    QuickstartCode,
+    QuickstartBooks,
+    ProceduralQuestions,
+    # text
+    GopherQuality,
+    GopherRepetition,
+    # dedup
+    ExactDedup,
+    MinhashDedup,
+    # quality
+    Score,
+    QualityRanks,
+    QualityLevels,
+    Tiers,
+    Threshold,
+    # code
+    CodeLanguage,
+    CodeRules,
+    RepositoryDocuments,
+    Fim,
+    # long context
+    SelectLong,
     AsItIs,
-    Exchange,
 )
 
 STAGES: dict[str, type[Stage]] = {stage.kind: stage for stage in _STAGES}

@@ -253,7 +253,7 @@ def test_a_missing_column_is_an_error_before_anything_runs(corpus: Path) -> None
     step = Step("by", Exchange(by="first_word"), where="toy.yaml:9")
     with pytest.raises(
         PlanError,
-        match="toy.yaml:9: step 'by' of dataset 'toy' needs column 'first_word'; 'first_word' adds it, and runs at step 3: move it before 'by'",
+        match=r"toy.yaml:9: step 'by' of dataset 'toy' needs column 'first_word'; 'first_word' adds it, and runs at step 3: move it before 'by'",
     ):
         plan_of(chain(corpus, step, FirstWord()))
 

@@ -120,7 +120,7 @@ class ProcessPool:
 
     def _restart(self, lost: list[Task]) -> None:
         """A worker died: a new pool, and every task that was in flight goes to it again."""
-        lost += [task for task in self._futures.values()]
+        lost += self._futures.values()
         self._futures = {}
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._pool = self._new_pool()

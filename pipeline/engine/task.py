@@ -272,10 +272,7 @@ def _annotate(
     count = context.count(placed)
     count.rows_in += docs.num_rows
     count.rows_out += docs.num_rows
-    if predicate is None:
-        added = dict(stage.columns(docs))
-    else:
-        added = _annotate_where(stage, predicate.mask(docs), docs)
+    added = dict(stage.columns(docs)) if predicate is None else _annotate_where(stage, predicate.mask(docs), docs)
     declared = {f.name for f in stage.adds()}
     if set(added) != declared:
         msg = f"step '{placed.step}' ({stage.kind}) declares columns {sorted(declared)}, but gave {sorted(added)}"
@@ -317,7 +314,6 @@ def _expand(context: _Context, placed: Placed, stage: Expand, docs: pa.RecordBat
 
 def checked(batch: pa.RecordBatch, placed: Placed) -> pa.RecordBatch:
     """`batch` in the declared column order; a missing, surplus or differently typed column is an error."""
-    names = [name for name in placed.schema.names if name in batch.schema.names]
     missing = [name for name in placed.schema.names if name not in batch.schema.names]
     if missing:
         msg = f"step '{placed.step}' ({placed.stage.kind}): column {missing} was declared but is not there; got {batch.schema.names}"
@@ -329,7 +325,6 @@ def checked(batch: pa.RecordBatch, placed: Placed) -> pa.RecordBatch:
             msg = f"step '{placed.step}' ({placed.stage.kind}): column '{f.name}' was declared {f.type}, but is {array.type}"
             raise ValueError(msg)
         arrays.append(array)
-    del names
     return pa.RecordBatch.from_arrays(arrays, schema=placed.schema)
 
 
