@@ -33,7 +33,7 @@ GLM_SPECIAL_TOKENS = (
     *("<|begin_of_box|>", "<|end_of_box|>", "<|image|>", "<|video|>"),
 )
 
-# The trainer's cost is quadratic in the longest word; no word of use is longer than this.
+# The trainer's cost is quadratic in the longest word. A full stop and a line end break a run of any kind of character.
 _ENDLESS = r"(\S{256}|\s{256})"
 
 _SAMPLE = pa.schema([pa.field("key", pa.uint64()), ID, TEXT])
@@ -136,7 +136,7 @@ class TrainTokenizer(Fold):
             )
             raise ValueError(msg)
         trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
-        pieces = pc.replace_substring_regex(texts, _ENDLESS, "\\1\n")
+        pieces = pc.replace_substring_regex(texts, _ENDLESS, "\\1.\n")
         tokenizer.train_from_iterator((piece.as_py() for piece in pieces), trainer, length=len(pieces))
         added = [AddedToken(token, special=True, normalized=False) for token in self.special_tokens]
         tokenizer.add_special_tokens(added)
