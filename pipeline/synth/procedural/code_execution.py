@@ -308,7 +308,7 @@ def _pipeline(r: random.Random, d: int) -> str:
         f"{ys} = [{r.choice((x, f'{x} * {x}', f'{x} + {r.randint(1, 9)}', f'{x} % {r.randint(3, 7)}', f'{x} * {r.randint(2, 5)} - 1'))} for {x} in {xs} if {_test(r, x)}]"
     )
     for _ in range(1 + d // 2):
-        lines.append(
+        lines.append(  # noqa: PERF401
             f"{ys} = "
             + r.choice(
                 (
@@ -417,7 +417,7 @@ def _strings(r: random.Random, d: int) -> str:
     s, t = _names(r, _TEXTS, ["t", "parts", "other", "rest"])
     lines = [f"{s} = '{' '.join(r.sample(WORDS, 2 + d // 3))}'"]
     for _ in range(2 + d):
-        lines.append(
+        lines.append(  # noqa: PERF401
             r.choice(
                 (
                     f"{s} = {s}[::-1]",

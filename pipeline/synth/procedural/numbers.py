@@ -136,7 +136,7 @@ def linear_system(v: Voice, d: int) -> Problem:
     steps = [v.say("[Write|Let us write|We use the letters] {letters}.", letters=letters)]
     work = [[Fraction(c) for c in row] + [Fraction(t)] for row, t in zip(rows, totals, strict=True)]
     for row in work:
-        steps.append(
+        steps.append(  # noqa: PERF401
             v.say(
                 "[One receipt says|From a purchase we get|A purchase gives the equation|This purchase means] {e}.",
                 e=_equation(row, names),
