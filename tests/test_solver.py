@@ -118,7 +118,9 @@ def feasible(draw: st.DrawFn) -> Problem:
     steps = draw(st.lists(st.sampled_from([0.0, 0.0, 0.01, 0.05, 0.3]), min_size=n, max_size=n))
     cap = draw(st.sampled_from([0.7, 1.0, 2.5, 4.0, 16.0]))
     pinned = sorted(draw(st.sets(st.integers(0, n - 1), max_size=n - 1)))
-    pins = sorted(draw(st.lists(st.floats(0, 1), min_size=len(pinned), max_size=len(pinned))))
+    pins = sorted(
+        draw(st.lists(st.integers(0, 1000).map(lambda p: p / 1000), min_size=len(pinned), max_size=len(pinned)))
+    )
     problem = Problem(
         tuple(f"b{i}" for i in range(n)),
         supply,

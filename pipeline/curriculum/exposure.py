@@ -21,7 +21,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import isotonic_regression
 
 REPETITION_DECAY = 15.387756  # R*_D of the data-constrained scaling law, arXiv:2305.16264
 TOLERANCE = 1e-9
@@ -95,13 +94,14 @@ def solve(problem: Problem) -> Exposure:
         return check(problem, Exposure(total, total))
     total = water_fill(supply, values, low, cap, problem.pinned_target + problem.other_target)
     if np.minimum(total, high) @ supply < problem.pinned_target:
-        # The best total leaves too little below the pins: fill the room below and above them with a level each.
+        # The best total leaves too little below the pins: fill the room below and above them, each to a level of its
+        # own. The lower room needs more than the joint level gave it and the upper less, so a bucket held down by a pin
+        # rises less above it than any better one, and the order holds here too.
         below = water_fill(supply, values, low, high, problem.pinned_target)
-        total = below + water_fill(supply, values, high, cap, problem.other_target + high @ supply) - high
-    total = _never_falling(total, supply)
+        total = below + (water_fill(supply, values, high, cap, problem.other_target + high @ supply) - high)
     room = np.minimum(total, high) - low
-    rest = problem.pinned_target - low @ supply
-    pinned = low + room * (min(1.0, rest / (room @ supply)) if rest > 0 else 0.0)
+    rest, room_tokens = problem.pinned_target - low @ supply, room @ supply
+    pinned = low + room * (min(max(rest / room_tokens, 0.0), 1.0) if room_tokens > 0 else 0.0)
     return check(problem, Exposure(pinned, total))
 
 
@@ -124,13 +124,6 @@ def water_fill(supply: np.ndarray, values: np.ndarray, low: np.ndarray, high: np
     step = spent[at] - spent[at - 1]
     share = min(max((target - spent[at - 1]) / step, 0.0), 1.0) if step > 0 else 1.0
     return np.asarray(np.clip(path[at - 1] + share * (path[at] - path[at - 1]), low, high))
-
-
-def _never_falling(epochs: np.ndarray, supply: np.ndarray) -> np.ndarray:
-    """Buckets of one value may be filled in any order; where that made a better one fall behind, they share."""
-    if np.all(np.diff(epochs) >= 0):
-        return epochs
-    return np.asarray(isotonic_regression(epochs, weights=supply).x)
 
 
 def check(problem: Problem, found: Exposure) -> Exposure:
