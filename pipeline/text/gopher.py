@@ -198,7 +198,9 @@ class GopherRepetition(Filter):
 
 def _ratio(part: Counts, whole: Counts) -> npt.NDArray[np.float64]:
     """part / whole; not a number, which fails no rule, where there is no whole."""
-    return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
+    shares = np.full(len(part), np.nan)
+    np.divide(part, whole, out=shares, where=whole > 0)
+    return shares
 
 
 def _above(values: npt.NDArray[np.float64] | Counts, most: float | None) -> Failing | None:
