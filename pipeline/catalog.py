@@ -29,7 +29,10 @@ from pipeline.quality.score import Score
 from pipeline.quality.threshold import Threshold
 from pipeline.stage import AsItIs, Compound, Stage, check_kind
 from pipeline.synth.procedural.source import ProceduralQuestions
+from pipeline.synth.verify import VerifyAnswers
+from pipeline.text.extraction import ExtractHtml
 from pipeline.text.gopher import GopherQuality, GopherRepetition
+from pipeline.text.language import Language
 
 _STAGES: tuple[type[Stage], ...] = (
     # sources
@@ -45,6 +48,8 @@ _STAGES: tuple[type[Stage], ...] = (
     QuickstartBooks,
     ProceduralQuestions,
     # text
+    ExtractHtml,
+    Language,
     GopherQuality,
     GopherRepetition,
     # dedup
@@ -61,6 +66,8 @@ _STAGES: tuple[type[Stage], ...] = (
     CodeRules,
     RepositoryDocuments,
     Fim,
+    # synthesis
+    VerifyAnswers,
     # long context
     SelectLong,
     AsItIs,

@@ -64,7 +64,7 @@ Sets = Annotated[
     ),
 ]
 
-out = Console(highlight=False)
+out = Console(highlight=False, width=None if sys.stdout.isatty() else 120)  # a pipe has no width of its own
 err = Console(stderr=True, highlight=False)
 
 

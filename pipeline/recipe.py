@@ -432,12 +432,9 @@ class Recipe:
             if hasattr(step.stage, "bucket_order"):
                 order: list[str] = step.stage.bucket_order()
                 return order
-        first = chain.steps[0]
-        for reference in first.after:
-            above = reference.removeprefix(DATASET).partition("@")[0]
-            if (found := self.bucket_order(above)) is not None:
-                return found
-        return None
+        above = [reference.removeprefix(DATASET).partition("@")[0] for reference in chain.steps[0].after]
+        orders = [self.bucket_order(one) for one in dict.fromkeys(above)]
+        return orders[0] if orders and all(order == orders[0] for order in orders) else None
 
     def mixed(self) -> list[str]:
         """Datasets that a phase mixes, in the recipe's order."""

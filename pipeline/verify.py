@@ -16,6 +16,7 @@ import json
 import math
 import os
 import tempfile
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -106,7 +107,7 @@ def _check_files(storage: Storage, shards: list[dict[str, Any]], report: Report)
     for shard in shards:
         report.check(shard["path"] in listed, f"{shard['path']}: in the list of shards, but no step wrote it")
     stable = {path: entry for path, entry in listed.items() if path.endswith((".arrow", ".bin", ".idx"))}
-    report.digest = xxhash.xxh3_128_hexdigest(json.dumps(sorted(stable.items())))
+    report.digest = xxhash.xxh3_128_hexdigest(json.dumps(sorted(stable.items())).encode())
     report.lines.append(f"{len(listed)} files, {total / 1e6:,.1f} MB: sizes and checksums hold")
 
 
@@ -162,10 +163,11 @@ def _check_pairs(storage: Storage, shards: list[dict[str, Any]], report: Report)
             continue
         path = megatron["path"]
         try:
-            dtype, lengths, _, _ = idx_lengths(storage.url(path.removesuffix(".bin") + ".idx"))
+            index = idx_lengths(storage.url(path.removesuffix(".bin") + ".idx"))
         except (OSError, ValueError) as error:
             report.failures.append(f"{path}: {error}")
             continue
+        dtype, lengths = index.dtype, index.lengths
         tokens = int(lengths.sum(dtype=np.int64))
         report.check(
             tokens == megatron["tokens"], f"{path}: {megatron['tokens']} tokens in the list of shards, {tokens} in .idx"
@@ -292,10 +294,12 @@ def _own_walk(blend: Blend) -> list[int]:
 def _megatron_walk(report: Report) -> Any:
     """A function that builds a phase's blended GPT dataset with megatron-core and reads every sample of it."""
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
-    import torch
-    from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
-    from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
-    from megatron.core.datasets.indexed_dataset import IndexedDataset
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # megatron-core warns of optional GPU packages that reading data never uses
+        import torch
+        from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
+        from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
+        from megatron.core.datasets.indexed_dataset import IndexedDataset
 
     if not torch.distributed.is_initialized():
         store = torch.distributed.HashStore()
@@ -304,8 +308,8 @@ def _megatron_walk(report: Report) -> Any:
     def walk(blend: Blend) -> list[int]:
         for prefix in blend.prefixes:
             indexed = IndexedDataset(prefix)
-            dtype, lengths, _, _ = idx_lengths(f"{prefix}.idx")
-            same = np.array_equal(indexed.sequence_lengths, lengths) and indexed.index.dtype == dtype.type
+            own = idx_lengths(f"{prefix}.idx")
+            same = np.array_equal(indexed.sequence_lengths, own.lengths) and indexed.index.dtype == own.dtype.type
             report.check(same, f"{prefix}: megatron-core's IndexedDataset reads other lengths than we do")
         with tempfile.TemporaryDirectory() as cache:
             config = GPTDatasetConfig(

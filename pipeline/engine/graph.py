@@ -78,7 +78,7 @@ def _simple_steps(step: Step, before: str | None) -> list[Step]:
         return [replace(step, after=after)]
     result: list[Step] = []
     previous: str | None = None
-    inner = step.stage.steps()
+    inner = step.stage.bound(name=step.name).steps()
     own = {one.name for one in inner}
 
     def full(reference: str) -> tuple[str, ...]:
