@@ -10,7 +10,8 @@ the (n-1)-grams that it begins and ends with, and pairs are numbered level by le
 occurs at most once at the next, so it leaves the list: after three levels little of ordinary text is left, and
 n = 5 to 10 cost next to nothing. Numbering pairs is exact; only words and lines rest on their 64-bit hashes.
 
-Memory: up to 29 bytes per byte of the longest document (in a text of one-letter words, a fifth of that in prose), so callers cap documents.
+Memory: about 20 bytes per byte of the longest document in prose, 55 where every second byte is a word; so callers cap
+documents.
 """
 
 from __future__ import annotations

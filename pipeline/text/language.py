@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from pydantic import Field, field_validator
 
 from pipeline.kernels import bytes_langid
+from pipeline.kernels.spans import ends_of, gather, strings
 from pipeline.kernels.words import CODE_POINTS, character_classes, documents
 from pipeline.schema import LANGUAGE, LANGUAGE_CONFIDENCE, TEXT
 from pipeline.stage import Annotate, Compound, Filter, Step
@@ -90,15 +91,7 @@ def composing_characters() -> npt.NDArray[np.uint8]:
 def as_trained(text: pa.Array, max_bytes: int) -> pa.Array:
     """The first `max_bytes` bytes of each document as the model was trained on them: NFC, and never all capitals."""
     data, starts, stops = documents(text, max_bytes)
-    lengths = stops - starts
-    if len(text) == 0 or (not text.null_count and (lengths == np.diff(text_offsets(text))).all()):
-        cut = text
-    else:
-        keep = np.repeat(starts - np.concatenate([[0], np.cumsum(lengths)[:-1]]), lengths) + np.arange(lengths.sum())
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        cut = pa.Array.from_buffers(
-            pa.large_string(), len(text), [None, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(data[keep]))]
-        )
+    cut = strings(gather(data, starts, stops), ends_of(stops - starts))
     flags = bytes_langid.spelling(*documents(cut), character_classes(), composing_characters())
     if not flags.any():
         return cut
@@ -109,11 +102,6 @@ def as_trained(text: pa.Array, max_bytes: int) -> pa.Array:
         cut = pc.replace_with_mask(cut, pa.array(upper), small)
     composing = pa.array(flags & bytes_langid.MAYBE_COMPOSES > 0)
     return pc.replace_with_mask(cut, composing, pc.utf8_normalize(cut.filter(composing), form="NFC"))
-
-
-def text_offsets(text: pa.Array) -> npt.NDArray[np.int64]:
-    """int64[rows + 1] of a large_string column."""
-    return np.frombuffer(text.buffers()[1], np.int64)[text.offset : text.offset + len(text) + 1]
 
 
 class DetectLanguage(Annotate):
