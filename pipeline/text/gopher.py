@@ -3,7 +3,8 @@
 Source of every number: Rae et al., "Scaling Language Models", arXiv:2112.11446, table A1 and section A.1.1; the values for
 which the paper leaves room are those of datatrove's filters, which made FineWeb. Words are ours (kernels/words.py: split
 at white space, Han and kana one by one), so a document near a threshold may fall on the other side than with a
-tokenizer's words. The trade-off buys speed: both filters together read 27 (Chinese) to 47 MB of text per second and core (benchmarks/text_filters.py).
+tokenizer's words. The trade-off buys speed: both filters together read 27 (Chinese) to 47 MB of text
+per second and core (benchmarks/text_filters.py).
 
 The rules were written for English. For other languages give `stop_words`, or switch a rule off with null.
 """
