@@ -76,9 +76,15 @@ def lines(stream: Readable, max_line_bytes: int) -> Iterator[tuple[int, bytes | 
         except EOFError:
             yield number, Defect("truncated compressed data")
             return
-        except (gzip.BadGzipFile, zlib.error, pa.ArrowInvalid) as error:
-            cut = "truncated" in str(error).lower()
-            yield number, Defect("truncated compressed data" if cut else "broken compressed data")
+        except (OSError, zlib.error, pa.ArrowInvalid) as error:
+            said = str(error).lower()
+            if (
+                isinstance(error, OSError)
+                and not isinstance(error, gzip.BadGzipFile)
+                and not any(word in said for word in ("compressed stream", "zstd"))
+            ):
+                raise  # the disk or the network, not the data
+            yield number, Defect("truncated compressed data" if "truncated" in said else "broken compressed data")
             return
         if not chunk:
             break

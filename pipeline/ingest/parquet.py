@@ -48,8 +48,8 @@ class Parquet(MappedSource):
                             yield self._row(record, name, number)
                             number += 1
                 except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-                    if isinstance(error, OSError) and error.errno is not None:
-                        raise
+                    if isinstance(error, OSError) and (error.errno is not None or type(error) is not OSError):
+                        raise  # the disk or the network, not the data
                     yield Unreadable(f"{name}#{number}", f"unreadable: damaged row group {group}, {end - number} rows")
                 number = end
 

@@ -64,6 +64,10 @@ class FileSource(Source):
             yield from self.rows_of(file, name)
         except Defect as defect:
             yield Unreadable(name, f"unreadable: {defect}")
+        except OSError as error:  # object stores open lazily: that an object is gone shows at the first read
+            if not _is_about_the_file(error):
+                raise
+            yield Unreadable(name, f"unreadable: {complaint(error)}")
 
 
 class Defect(Exception):

@@ -1,8 +1,8 @@
 """Long prose that stands in the installation: the language reference, licences, histories, manuals.
 
 `pydoc_data.topics` holds the chapters of Python's language reference that `help()` shows; each is a document. Beside them come
-text files that are mostly sentences. It is little (measured: 2-4 MB), and repeats itself in licences: deduplication has
-work to do.
+text files that are mostly sentences (1.5 MB, much of it licences that repeat each other: deduplication has work to do) and, for
+length, web service manuals (`manuals.py`, about 90 kB each).
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from pydantic import Field
 
 from pipeline.ingest.paths import Defect, read_whole
 from pipeline.ingest.quickstart.installation import STANDARD_LIBRARY, Entry, InstallationSource, cut_evenly, installed
+from pipeline.ingest.quickstart.manuals import MANUAL, manual
 from pipeline.ingest.source_trees import changed_at
 from pipeline.ingest.text_files import clean_text
 from pipeline.schema import document_id
 from pipeline.stage import InputFile, SourcePart, Unreadable, in_batches
 
+MAX_MANUAL_BYTES = 32 << 20
 TOPICS = "pydoc_data/topics.py"
 _PROSE = re.compile(
     r"\.(?:rst|md|txt|markdown)$|(?:^|/)(?:LICEN[CS]E|COPYING|NOTICE|AUTHORS|NEWS|CHANGES|CHANGELOG|HISTORY|README)[^/]*$",
@@ -49,10 +51,16 @@ class QuickstartBooks(InstallationSource):
     min_chars: int = Field(default=2000, ge=0)
     """A shorter document is dropped as `too_short`: no long prose."""
 
+    manuals: int = Field(default=40, ge=0)
+    """Number of web service manuals, chosen by hash of their names; 0 leaves them out."""
+
     def parts(self) -> list[SourcePart]:
-        """Files of prose in order of package and path, in parts of about equal size."""
+        """Files of prose, shuffled by hash of their names so that long ones spread, in parts of about equal size."""
         licences = {package.name: package.licence for package in installed(self.packages)}
         entries = self.chosen(_may_be_prose)
+        manuals = self.chosen(lambda entry: bool(MANUAL.fullmatch(entry.path)))
+        entries += sorted(manuals, key=lambda entry: document_id("manual", entry.path))[: self.manuals]
+        entries.sort(key=lambda entry: document_id("part", entry.package, entry.path))
         parts = []
         for number, group in enumerate(cut_evenly([entry.file.size for entry in entries], self.parts_number)):
             taken = [entries[at] for at in group]
@@ -68,13 +76,19 @@ class QuickstartBooks(InstallationSource):
         for file, (package, path, licence) in zip(part.files, part.settings["names"], strict=True):
             origin = f"{package}:{path}"
             try:
-                text = clean_text(read_whole(file, self.max_file_bytes))
-                documents = topics(text) if path == TOPICS and package == STANDARD_LIBRARY else {"": text}
+                documents = self._documents(file, package, path)
             except Defect as defect:
                 yield Unreadable(origin, f"unreadable: {defect}", file.size)
                 continue
             for topic, body in documents.items():
                 yield self._row((package, path, topic), body, licence, file)
+
+    def _documents(self, file: InputFile, package: str, path: str) -> dict[str, str]:
+        """The documents in a file by their names within it."""
+        if MANUAL.fullmatch(path):
+            return {"": manual(read_whole(file, MAX_MANUAL_BYTES))}
+        text = clean_text(read_whole(file, self.max_file_bytes))
+        return topics(text) if (package, path) == (STANDARD_LIBRARY, TOPICS) else {"": text}
 
     def _row(
         self, place: tuple[str, str, str], text: str, licence: str | None, file: InputFile
@@ -83,7 +97,7 @@ class QuickstartBooks(InstallationSource):
         origin = f"{package}:{path}#{topic}" if topic else f"{package}:{path}"
         if len(text) < self.min_chars:
             return Unreadable(origin, "too_short", len(text))
-        if not topic and prose_share(text) < _MIN_PROSE_SHARE:
+        if not topic and not MANUAL.fullmatch(path) and prose_share(text) < _MIN_PROSE_SHARE:
             return Unreadable(origin, "not_prose", len(text))
         place_words = (package, path, topic) if topic else (package, path)
         return {

