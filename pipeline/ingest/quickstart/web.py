@@ -11,7 +11,7 @@ core, capture and reading back included:
 
 | `max_package_megabytes` | `min_documentation` | pages | MB of HTML | MB of main text | CPU seconds |
 |---|---|---|---|---|---|
-| 40 (default) | 0.2 (default) | 3,012 | 35.6 | 17.9 | 27 |
+| 40 (default) | 0.2 (default) | 3,005 | 35.4 | 17.8 | 27 |
 | 40 | 0.1 | 4,024 | 44.7 | 21.1 | 34 |
 | 40 | 0.3 | 2,187 | 27.2 | 14.3 | 18 |
 | 8 | 0.2 | 2,187 | 26.2 | 13.0 | 19 |
