@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sysconfig
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -56,6 +57,7 @@ def _found(path: str, text: str, others: list[str], repository: str = "") -> lis
         ("p/c.pyx", "cimport d\nfrom e cimport f\n", ["p/d.pyx", "e.py"], ["e.py", "p/d.pyx"]),
         ("a.py", "x = 1  # import b\n", ["b.py"], []),
         ("a.py", "import a\n", ["b.py"], []),
+        ("a.py", "from b import (  # c, d\n    e,  # f,\n    g)\n", ["b/c.py", "b/d.py", "b/e.py", "b/g.py"], ["b/e.py", "b/g.py"]),
         ("src/a.c", '#include "b.h"\n# include <stdio.h>\n#include <lib/c.h>\n', ["src/b.h", "include/lib/c.h"], ["include/lib/c.h", "src/b.h"]),
         ("src/a.cpp", '#include "../inc/b.hpp"\n#include "deep/d.h"', ["inc/b.hpp", "x/y/deep/d.h"], ["inc/b.hpp", "x/y/deep/d.h"]),
         ("a.c", '#include "../../../etc/passwd"\n', ["etc/passwd"], []),
@@ -90,6 +92,25 @@ def test_the_standard_library_of_this_python_yields_known_edges() -> None:
     assert dependencies("json/__init__.py", text, "Python", known) == ["json/decoder.py", "json/encoder.py"]
     text = (folder / "json/tool.py").read_text()
     assert "json/__init__.py" in dependencies("json/tool.py", text, "Python", known)
+
+
+def test_hostile_import_lines_take_linear_time() -> None:
+    others = ["b.py", *(f"{i}/index.h" for i in range(3000))]
+    started = time.perf_counter()
+    for path, text in [
+        ("a.py", "from " + "." * 1_000_000 + " x"),
+        ("a.py", "from b import " + "x" * 1_000_000),
+        ("a.py", ("from b import (" + "a" * 4000 + ".)\n") * 200),
+        ("a.py", "import a" + " " * 1_000_000 + ",!"),
+        ("a.py", "import " + "a, " * 300_000),
+        ("d/" * 20_000 + "a.py", "import b\n" * 100),
+        ("a.c", "".join(f'#include "{i}/x/index.h"\n' for i in range(2000))),
+        ("a.js", "import " * 200_000),
+        ("a.rs", "use crate" + "::a" * 300_000),
+        ("a.php", "require" + " (" * 500_000),
+    ]:
+        _found(path, text, others)
+    assert time.perf_counter() - started < 20  # seconds; quadratic would be hours
 
 
 def _twin_order(group: list[int], edges: dict[int, list[int]]) -> list[int]:

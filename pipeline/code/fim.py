@@ -8,7 +8,7 @@ The text column holds the pieces in their new order and never a special token: t
 byte positions, so that text which merely spells one stays text. Cuts fall on characters, before tokenization, at two
 uniform positions (arXiv:2207.14255 sections 3 and 4: spans of characters infill far better than spans of tokens or
 lines; a rate of one half costs nothing left to right). Apply it per file, before packing, and keep files whole in their
-window: a document cut after the rearrangement has lost its marks. About 1 GB/s of text on one core.
+window: a document cut after the rearrangement has lost its marks. About 850 MB/s of text on one core.
 """
 
 from __future__ import annotations
@@ -100,9 +100,14 @@ class Fim(Annotate):
         draws = [uniforms(random_keys(ids, self.seed, f"fim/cut{i}")) for i in (1, 2)]
         points = [(draw * (chars + 1)).astype(np.int64) for draw in draws]  # 0..chars, both ends included
         begin, end = offsets[:-1], offsets[1:]
-        plain = mode == _PLAIN
-        low = np.where(plain, end, spans.byte_positions(data, offsets, np.where(plain, 0, np.minimum(*points))))
-        high = np.where(plain, end, spans.byte_positions(data, offsets, np.where(plain, 0, np.maximum(*points))))
+        plain, ascii_only = mode == _PLAIN, chars == end - begin
+
+        def place(point: spans.Int64s) -> spans.Int64s:
+            """Byte positions of code points; those of plain rows are their end."""
+            scanned = spans.byte_positions(data, offsets, np.where(plain | ascii_only, 0, point))
+            return np.where(plain, end, np.where(ascii_only, begin + point, scanned))
+
+        low, high = place(np.minimum(*points)), place(np.maximum(*points))
         psm = np.stack([begin, low, high, end, low, high], axis=1)  # P S M: starts and stops in turn
         spm = np.stack([high, end, begin, low, low, high], axis=1)  # S P M
         written = np.where((mode == _SPM)[:, None], spm, psm)

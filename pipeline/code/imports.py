@@ -21,13 +21,12 @@ import posixpath
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-MAX_IMPORT_BYTES = 4096
-"""A statement longer than this is generated; the rest of it is not read."""
-
+# Repetitions are bounded, and no two neighbours can match the same text: hostile files must not make a match quadratic.
 _PY_IMPORT = re.compile(
     r"^[ \t]*c?import[ \t]+([\w.]+(?:[ \t]+as[ \t]+\w+)?(?:[ \t]*,[ \t]*[\w.]+(?:[ \t]+as[ \t]+\w+)?)*)", re.M
 )
-_PY_FROM = re.compile(r"^[ \t]*from[ \t]+(\.*[\w.]*)[ \t]+c?import[ \t]*(\([^)]{0,4096}|[^\n#;]{0,4096})", re.M)
+_PY_FROM = re.compile(r"^[ \t]*from[ \t]+([\w.]{1,512})[ \t]+c?import[ \t]*(\([^)]{0,4096}|[^\n#;]{0,4096})", re.M)
+_PY_COMMENT = re.compile(r"#[^\n]*|\\\n")
 _C_INCLUDE = re.compile(r"^[ \t]*#[ \t]*(?:include|import)[ \t]*[\"<]([^\">\n]{1,512})[\">]", re.M)
 _JS_IMPORT = re.compile(r"(?:\bfrom|\bimport|\brequire\(|\bimport\()[ \t]*['\"](\.[^'\"\n]{0,512})['\"]")
 _GO_BLOCK = re.compile(r"^import[ \t]*(\([^)]{0,16384}|[^\n]{0,512})", re.M)
@@ -42,6 +41,11 @@ _JS_ENDINGS = ("", ".ts", ".tsx", ".d.ts", ".js", ".jsx", ".mjs", ".cjs", ".vue"
 _JS_INDEX = tuple(f"/index{ending}" for ending in _JS_ENDINGS[1:])
 _SOURCE_FOLDERS = ("src", "lib", "include", "python")
 
+MAX_FOLDERS = 64
+"""Folders above a file that are looked at; The Stack v2 leaves out deeper files."""
+MAX_CANDIDATES = 1000
+"""Files of one name, or of one Go package, that an import may stand for."""
+
 
 class Paths:
     """The paths of one repository, with the look-ups that resolving needs."""
@@ -55,15 +59,29 @@ class Paths:
             folder, _, name = path.rpartition("/")
             self.by_file_name.setdefault(name, []).append(path)
             self.by_folder.setdefault(folder, []).append(path)
+        self._modules: dict[tuple[str, str], str | None] = {}
 
     def first(self, candidates: Iterable[str]) -> str | None:
         """The first candidate that is a file of the repository."""
         return next((path for path in candidates if path in self.all), None)
 
+    def module(self, name: str, root: str) -> str | None:
+        """The file of the Python module `name` (may be empty: the package itself) below `root`."""
+        key = (name, root)
+        if key not in self._modules:
+            base = _under(root, name.replace(".", "/")) if name else root
+            package = f"{base}/__init__.py" if base else "__init__.py"
+            self._modules[key] = self.first((f"{base}.py", package, f"{base}.pyx", f"{base}.pyi"))
+        return self._modules[key]
+
     def ending(self, tail: str, near: str) -> str | None:
         """The file whose path ends with `tail`: of several the one that shares most folders with `near`."""
         name = tail.rpartition("/")[2]
-        found = [path for path in self.by_file_name.get(name, ()) if path == tail or path.endswith("/" + tail)]
+        found = [
+            path
+            for path in self.by_file_name.get(name, [])[:MAX_CANDIDATES]
+            if path == tail or path.endswith("/" + tail)
+        ]
         return min(found, key=lambda path: (-len(posixpath.commonprefix((path, near))), path), default=None)
 
 
@@ -75,7 +93,9 @@ def _joined(folder: str, relative: str) -> str:
 def _above(path: str) -> Iterator[str]:
     """The folders around a path, nearest first, the repository itself ("") last."""
     folder = path.rpartition("/")[0]
-    while folder:
+    for _ in range(MAX_FOLDERS):
+        if not folder:
+            break
         yield folder
         folder = folder.rpartition("/")[0]
     yield ""
@@ -83,11 +103,6 @@ def _above(path: str) -> Iterator[str]:
 
 def _under(root: str, relative: str) -> str:
     return f"{root}/{relative}" if root else relative
-
-
-def _python_file(module: str, root: str, paths: Paths) -> str | None:
-    base = _under(root, module.replace(".", "/")) if module else root
-    return paths.first((f"{base}.py", f"{base}/__init__.py" if base else "__init__.py", f"{base}.pyx", f"{base}.pyi"))
 
 
 def _python_roots(path: str, paths: Paths) -> list[str]:
@@ -101,8 +116,9 @@ def _python_modules(text: str) -> Iterator[tuple[str, tuple[str, ...]]]:
         for one in match[1].split(","):
             yield one.split()[0], ()
     for match in _PY_FROM.finditer(text):
-        names = re.findall(r"(\w+)(?:[ \t]+as[ \t]+\w+)?[ \t]*(?:,|$|\s|\))", match[2])
-        yield match[1], tuple(name for name in names if name != "as")
+        listed = _PY_COMMENT.sub("", match[2]).strip("( \t").split(",")
+        names = (one.split(maxsplit=1)[0] for one in listed if one.strip())
+        yield match[1], tuple(name for name in names if name.isidentifier())
 
 
 def _python(path: str, text: str, paths: Paths) -> Iterator[str | None]:
@@ -118,8 +134,8 @@ def _python(path: str, text: str, paths: Paths) -> Iterator[str | None]:
             if bare.partition(".")[0] == paths.repository:  # a repository that is the package itself
                 bare, starts = bare.partition(".")[2], ["", *roots]
         for root in starts:
-            inside = [_python_file(f"{bare}.{name}".lstrip("."), root, paths) for name in names]
-            itself = _python_file(bare, root, paths) if bare or level or not root else None
+            inside = [paths.module(f"{bare}.{name}".lstrip("."), root) for name in names]
+            itself = paths.module(bare, root) if bare or level or not root else None
             if itself or any(inside):
                 yield from (inside if all(inside) and inside else [itself, *inside])
                 break
@@ -150,7 +166,7 @@ def _go(path: str, text: str, paths: Paths) -> Iterator[str | None]:
             parts = match[1].split("/")
             tails = ["/".join(parts[i:]) for i in range(1, len(parts))]
             folder = next((tail for tail in tails if tail in paths.by_folder), None)
-            files = paths.by_folder.get(folder, ()) if folder else ()
+            files = paths.by_folder.get(folder, [])[:MAX_CANDIDATES] if folder else []
             yield from (file for file in files if file.endswith(".go") and not file.endswith("_test.go"))
 
 
@@ -175,7 +191,7 @@ def _rust(path: str, text: str, paths: Paths) -> Iterator[str | None]:
         "src",
     )
     for match in _RUST_USE.finditer(text):
-        start, *parts = match[1].split("::")
+        start, *parts = match[1].split("::", MAX_FOLDERS)[:MAX_FOLDERS]
         root = {"crate": crate, "self": inside, "super": inside.rpartition("/")[0]}[start]
         while parts and parts[0] == "super":
             root, parts = root.rpartition("/")[0], parts[1:]

@@ -20,7 +20,7 @@ OFFSETS = types.Array(int64, 1, "C", readonly=True)
 
 CHARS, LINES, LINE_CHARS, LONGEST_LINE, ALPHABETIC, ALPHANUMERIC, VISIBLE, ENCODED_LONGEST, ENCODED_TOTAL = range(9)
 """Columns of `file_stats`: code points; lines; code points without line ends; the longest line's; `isalpha`;
-`isalnum`; not whitespace or control; of the three encodings' matches the longest, and the largest sum."""
+`isalnum`; bytes that are no ASCII whitespace or control; of the three encodings' matches the longest, and the largest sum."""
 NUM_STATS = 9
 
 IS_ALPHA, IS_ALNUM = 1, 2
@@ -37,22 +37,25 @@ def letter_table() -> npt.NDArray[np.uint8]:
     return np.array(flags, np.uint8)
 
 
-@njit(int64(BYTES, int64, int64), cache=True, nogil=True, inline="always")
-def _code_point(data: Any, at: Any, stop: Any) -> Any:
-    lead = int64(data[at])
-    if lead < 0xE0 and at + 1 < stop:
-        return ((lead & 0x1F) << 6) | (int64(data[at + 1]) & 0x3F)
-    if lead < 0xF0 and at + 2 < stop:
-        return ((lead & 0x0F) << 12) | ((int64(data[at + 1]) & 0x3F) << 6) | (int64(data[at + 2]) & 0x3F)
-    if at + 3 < stop:
-        middle = ((int64(data[at + 1]) & 0x3F) << 12) | ((int64(data[at + 2]) & 0x3F) << 6)
-        return ((lead & 0x07) << 18) | middle | (int64(data[at + 3]) & 0x3F)
-    return 0
+_HEX, _BASE64, _HEX_TEXT, _ESCAPE_TEXT = 1, 2, 4, 8
+"""Classes of bytes: hex digits; those of a base64 match; of a match of hex pairs; of one of unicode escapes."""
 
 
-@njit(boolean(uint8), cache=True, nogil=True, inline="always")
-def _is_hex(byte: Any) -> Any:
-    return 48 <= byte <= 57 or 97 <= byte <= 102 or 65 <= byte <= 70
+def _byte_classes() -> npt.NDArray[np.uint8]:
+    digits = b"0123456789abcdefABCDEF"
+    letters = bytes(range(65, 91)) + bytes(range(97, 123)) + b"0123456789"
+    classes = np.zeros(256, np.uint8)
+    for flag, members in (
+        (_HEX, digits),
+        (_BASE64, letters + b"+/\n="),
+        (_HEX_TEXT, digits + b"x\\ \t\n\r\f\v"),
+        (_ESCAPE_TEXT, digits + b"u\\"),
+    ):
+        classes[list(members)] |= flag
+    return classes
+
+
+_CLASSES = _byte_classes()
 
 
 @njit(boolean(uint8), cache=True, nogil=True, inline="always")
@@ -65,103 +68,156 @@ def _is_space(byte: Any) -> Any:
     return byte == 32 or 9 <= byte <= 13
 
 
-@njit(types.UniTuple(int64, 2)(BYTES, int64, int64), cache=True, nogil=True)
-def base64_matches(data: Any, start: Any, stop: Any) -> Any:
+@njit(types.UniTuple(int64, 2)(BYTES, int64, uint8, int64), cache=True, nogil=True)
+def _next_run(text: Any, at: Any, flag: Any, least: Any) -> Any:
+    """The first run of at least `least` bytes of a class that begins at `at` or later; both ends len(text) if none.
+
+    Looks at the last byte that such a run would have and goes back from there, so most bytes are never read.
+    """
+    while at + least <= len(text):
+        back = at + least - 1
+        while back >= at and _CLASSES[text[back]] & flag:
+            back -= 1
+        if back < at:
+            end = at + least
+            while end < len(text) and _CLASSES[text[end]] & flag:
+                end += 1
+            return at, end
+        at = back + 1
+    return len(text), len(text)
+
+
+@njit(types.UniTuple(int64, 2)(BYTES), cache=True, nogil=True)
+def base64_matches(text: Any) -> Any:
     """Longest match and sum of all matches of `[a-zA-Z0-9+/\\n=]{64,}`."""
-    longest, total, run = 0, 0, 0
-    for at in range(start, stop + 1):
-        byte = data[at] if at < stop else uint8(0)
-        if (_is_word(byte) and byte != 95) or byte == 10 or byte == 43 or byte == 47 or byte == 61:
-            run += 1
-            continue
-        if run >= _MIN_BASE64:
-            longest, total = max(longest, run), total + run
-        run = 0
+    longest, total = 0, 0
+    start, end = _next_run(text, 0, _BASE64, _MIN_BASE64)
+    while start < len(text):
+        longest, total = max(longest, end - start), total + end - start
+        start, end = _next_run(text, end, _BASE64, _MIN_BASE64)
     return longest, total
 
 
-@njit(int64(BYTES, int64, int64, int64), cache=True, nogil=True)
-def _hex_pair(data: Any, start: Any, stop: Any, at: Any) -> Any:
+@njit(int64(BYTES, int64), cache=True, nogil=True)
+def _hex_pair(text: Any, at: Any) -> Any:
     """Where a unit `\\b(?:0x|\\\\x)?[0-9a-fA-F]{2}` that ends at a word's end stops; -1 when none stands at `at`."""
-    if at >= stop or (at > start and _is_word(data[at - 1])) == _is_word(data[at]):
+    stop = len(text)
+    if at >= stop or (at > 0 and _is_word(text[at - 1])) == _is_word(text[at]):
         return -1
-    if at + 1 < stop and data[at + 1] == 120 and (data[at] == 48 or data[at] == 92):
+    if at + 1 < stop and text[at + 1] == 120 and (text[at] == 48 or text[at] == 92):
         at += 2
-    elif data[at] == 92:
+    elif text[at] == 92:
         return -1
-    if at + 2 > stop or not _is_hex(data[at]) or not _is_hex(data[at + 1]):
+    if at + 2 > stop or not (_CLASSES[text[at]] & _CLASSES[text[at + 1]] & _HEX):
         return -1
     at += 2
-    return -1 if at < stop and _is_word(data[at]) else at
+    return -1 if at < stop and _is_word(text[at]) else at
 
 
-@njit(int64(BYTES, int64, int64, int64), cache=True, nogil=True)
-def _hex_run(data: Any, start: Any, stop: Any, at: Any) -> Any:
+@njit(int64(BYTES, int64), cache=True, nogil=True)
+def _hex_run(text: Any, at: Any) -> Any:
     """End of the match whose first pair ends at `at`, or -1. Pairs are joined by nothing, one space or any whitespace."""
     pairs = 1
     while True:
-        one_space = at < stop and data[at] == 32
-        if one_space:
-            after = _hex_pair(data, start, stop, at + 1)
+        if at < len(text) and text[at] == 32:
+            after = _hex_pair(text, at + 1)
             if after >= 0:
                 at, pairs = after, pairs + 1
                 continue
             if pairs >= _MIN_PAIRS:
                 return at + 1  # a backtracking matcher is content here and never tries to skip more whitespace
         skipped = at
-        while skipped < stop and _is_space(data[skipped]):
+        while skipped < len(text) and _is_space(text[skipped]):
             skipped += 1
-        after = _hex_pair(data, start, stop, skipped)
+        after = _hex_pair(text, skipped)
         if after < 0:
             return skipped if pairs >= _MIN_PAIRS else -1
         at, pairs = after, pairs + 1
 
 
-@njit(types.UniTuple(int64, 2)(BYTES, int64, int64), cache=True, nogil=True)
-def hex_matches(data: Any, start: Any, stop: Any) -> Any:
+@njit(types.UniTuple(int64, 2)(BYTES), cache=True, nogil=True)
+def hex_matches(text: Any) -> Any:
     """Longest match and sum of all matches of `(?:\\b(?:0x|\\\\x)?[0-9a-fA-F]{2}(?: |\\b\\s*)){8,}`."""
-    longest, total, at = 0, 0, start
-    while at < stop:
-        byte = data[at]
-        if not (_is_hex(byte) or byte == 92):
-            at += 1
-            continue
-        first = _hex_pair(data, start, stop, at)
-        end = _hex_run(data, start, stop, first) if first >= 0 else -1
-        if end < 0:
-            at += 1
-            continue
-        longest, total, at = max(longest, end - at), total + end - at, end
+    longest, total = 0, 0
+    shortest = 3 * _MIN_PAIRS - 1  # two digits and a space each, no space behind the last
+    start, stop = _next_run(text, 0, _HEX_TEXT, shortest)
+    while start < len(text):
+        at = start
+        while at < stop:
+            first = _hex_pair(text, at)
+            end = _hex_run(text, first) if first >= 0 else -1
+            if end < 0:
+                at += 1
+            else:
+                longest, total, at = max(longest, end - at), total + end - at, end
+        start, stop = _next_run(text, stop, _HEX_TEXT, shortest)
     return longest, total
 
 
-@njit(types.UniTuple(int64, 2)(BYTES, int64, int64), cache=True, nogil=True)
-def escape_matches(data: Any, start: Any, stop: Any) -> Any:
+@njit(boolean(BYTES, int64), cache=True, nogil=True)
+def _is_escape(text: Any, at: Any) -> Any:
+    if at + 6 > len(text) or text[at] != 92 or text[at + 1] != 117:
+        return False
+    both = _CLASSES[text[at + 2]] & _CLASSES[text[at + 3]] & _CLASSES[text[at + 4]] & _CLASSES[text[at + 5]]
+    return (both & _HEX) != 0
+
+
+@njit(types.UniTuple(int64, 2)(BYTES), cache=True, nogil=True)
+def escape_matches(text: Any) -> Any:
     """Longest match and sum of all matches of `(?:\\\\u[0-9a-fA-F]{4}){8,}`."""
-    longest, total, at = 0, 0, start
-    while at < stop:
-        end = at
-        while end + 6 <= stop and data[end] == 92 and data[end + 1] == 117:
-            if not (_is_hex(data[end + 2]) and _is_hex(data[end + 3])):
-                break
-            if not (_is_hex(data[end + 4]) and _is_hex(data[end + 5])):
-                break
-            end += 6
-        if end - at >= 6 * _MIN_ESCAPES:
-            longest, total = max(longest, end - at), total + end - at
-        at = max(end, at + 1)
+    longest, total = 0, 0
+    start, stop = _next_run(text, 0, _ESCAPE_TEXT, 6 * _MIN_ESCAPES)
+    while start < len(text):
+        at = start
+        while at < stop:
+            end = at
+            while _is_escape(text, end):
+                end += 6
+            if end - at >= 6 * _MIN_ESCAPES:
+                longest, total = max(longest, end - at), total + end - at
+            at = max(end, at + 1)
+        start, stop = _next_run(text, stop, _ESCAPE_TEXT, 6 * _MIN_ESCAPES)
     return longest, total
 
 
-@njit(types.void(BYTES, int64, int64, BYTES, int64[::1]), cache=True, nogil=True)
-def _count_lines(data: Any, start: Any, stop: Any, table: Any, found: Any) -> None:
-    chars, lines, ends, longest, alpha, alnum, visible = 0, 0, 0, 0, 0, 0, 0
-    line, previous = 0, uint8(0)
-    for at in range(start, stop):
-        byte = data[at]
-        if (byte & 0xC0) == 0x80:
-            continue
-        chars += 1
+@njit(int64(BYTES, int64), cache=True, nogil=True)
+def _code_point(text: Any, at: Any) -> Any:
+    lead = int64(text[at])
+    if lead < 0xE0 and at + 1 < len(text):
+        return ((lead & 0x1F) << 6) | (int64(text[at + 1]) & 0x3F)
+    if lead < 0xF0 and at + 2 < len(text):
+        return ((lead & 0x0F) << 12) | ((int64(text[at + 1]) & 0x3F) << 6) | (int64(text[at + 2]) & 0x3F)
+    if at + 3 < len(text):
+        middle = ((int64(text[at + 1]) & 0x3F) << 12) | ((int64(text[at + 2]) & 0x3F) << 6)
+        return ((lead & 0x07) << 18) | middle | (int64(text[at + 3]) & 0x3F)
+    return 0
+
+
+@njit(types.void(BYTES, BYTES, int64[::1]), cache=True, nogil=True)
+def _count_chars(text: Any, table: Any, found: Any) -> None:
+    chars, letters, digits, visible = 0, 0, 0, 0
+    for at in range(len(text)):  # no branch: the compiler does 32 bytes at a time
+        byte = text[at]
+        chars += (byte & 0xC0) != 0x80
+        letters += uint8((byte | uint8(32)) - uint8(97)) < 26
+        digits += uint8(byte - uint8(48)) < 10
+        visible += byte > 32
+    alnum = letters + digits
+    if chars < len(text):
+        for at in range(len(text)):
+            if text[at] >= 0xC0:
+                point = _code_point(text, at)
+                flags = table[point] if point < len(table) else uint8(0)
+                letters += flags & 1
+                alnum += (flags >> 1) & 1
+    found[CHARS], found[ALPHABETIC], found[ALPHANUMERIC], found[VISIBLE] = chars, letters, alnum, visible
+
+
+@njit(types.void(BYTES, int64[::1]), cache=True, nogil=True)
+def _count_lines(text: Any, found: Any) -> None:
+    lines, ends, longest, line, previous = 0, 0, 0, 0, uint8(0)
+    for at in range(len(text)):
+        byte = text[at]
         if byte == 10 or byte == 13:
             ends += 1
             if not (byte == 10 and previous == 13):
@@ -169,18 +225,11 @@ def _count_lines(data: Any, start: Any, stop: Any, table: Any, found: Any) -> No
                 longest = max(longest, line)
                 line = 0
         else:
-            line += 1
-            point = int64(byte) if byte < 0x80 else _code_point(data, at, stop)
-            flags = table[point] if point < len(table) else uint8(0)
-            alpha += flags & 1
-            alnum += (flags >> 1) & 1
-            visible += byte > 32
+            line += (byte & 0xC0) != 0x80
         previous = byte
-    if line > 0:
-        lines += 1
-        longest = max(longest, line)
-    found[CHARS], found[LINES], found[LINE_CHARS], found[LONGEST_LINE] = chars, lines, chars - ends, longest
-    found[ALPHABETIC], found[ALPHANUMERIC], found[VISIBLE] = alpha, alnum, visible
+    found[LINES] = lines + (line > 0)
+    found[LONGEST_LINE] = max(longest, line)
+    found[LINE_CHARS] = found[CHARS] - ends
 
 
 @njit(int64[:, ::1](BYTES, OFFSETS, BYTES), cache=True, nogil=True)
@@ -188,10 +237,10 @@ def file_stats(data: Any, offsets: Any, table: Any) -> Any:
     """int64[rows, NUM_STATS]: the numbers named above, one row per file."""
     found = np.zeros((len(offsets) - 1, NUM_STATS), np.int64)
     for row in range(len(found)):
-        start, stop = offsets[row], offsets[row + 1]
-        _count_lines(data, start, stop, table, found[row])
-        base64, hexes = base64_matches(data, start, stop), hex_matches(data, start, stop)
-        escapes = escape_matches(data, start, stop)
+        text = data[offsets[row] : offsets[row + 1]]
+        _count_chars(text, table, found[row])
+        _count_lines(text, found[row])
+        base64, hexes, escapes = base64_matches(text), hex_matches(text), escape_matches(text)
         found[row, ENCODED_LONGEST] = max(base64[0], hexes[0], escapes[0])
         found[row, ENCODED_TOTAL] = max(base64[1], hexes[1], escapes[1])
     return found

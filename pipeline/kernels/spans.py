@@ -47,9 +47,9 @@ def code_points(data: Any, offsets: Any) -> Any:
     """int64[rows]: code points of each row, that is bytes that do not continue a character."""
     count = np.empty(len(offsets) - 1, np.int64)
     for row in range(len(count)):
-        total = 0
-        for at in range(offsets[row], offsets[row + 1]):
-            total += (data[at] & 0xC0) != 0x80
+        text, total = data[offsets[row] : offsets[row + 1]], 0
+        for at in range(len(text)):
+            total += (text[at] & 0xC0) != 0x80
         count[row] = total
     return count
 

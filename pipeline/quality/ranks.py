@@ -8,7 +8,7 @@ measure supply afterwards, do not assume it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -46,6 +46,7 @@ EDGES = pa.schema(
 )
 
 _GROUP = ["scorer", "language", "bin"]
+_MANY_ROWS = 100_000
 
 
 class QualitySketch(Fold):
@@ -70,10 +71,7 @@ class QualitySketch(Fold):
         return (*columns, *language, *((TEXT,) if self.weight == "chars" else ()))
 
     def summary(self, batches: Iterator[pa.RecordBatch], label: str) -> pa.RecordBatch:
-        counted = COUNTS.empty_table()
-        for docs in batches:
-            found = [self._counts(docs, scorer) for scorer in self.scores]
-            counted = _summed(pa.concat_tables([counted, *found]))
+        counted = _total(self._counts(docs, scorer) for docs in batches for scorer in self.scores)
         return pa.RecordBatch.from_arrays([_whole(column) for column in counted.columns], schema=COUNTS)
 
     def _counts(self, docs: pa.RecordBatch, scorer: str) -> pa.Table:
@@ -95,9 +93,7 @@ class QualitySketch(Fold):
         return _summed(pa.Table.from_arrays(arrays, schema=COUNTS))
 
     def fold(self, summaries: Iterator[pa.RecordBatch]) -> pa.Table:
-        counted = COUNTS.empty_table()
-        for part in summaries:
-            counted = _summed(pa.concat_tables([counted, pa.Table.from_batches([part])]))
+        counted = _total(pa.Table.from_batches([part], schema=COUNTS) for part in summaries)
         rows = [row for scorer in self.scores for row in self._edges(counted, scorer)]
         return pa.Table.from_pylist(rows, schema=EDGES)
 
@@ -209,6 +205,17 @@ def _known(docs: pa.RecordBatch, scorer: str) -> tuple[npt.NDArray[np.float32], 
     scores = column.to_numpy(zero_copy_only=False).astype(np.float32)  # null becomes NaN
     known = ~np.isnan(scores)
     return np.where(known, scores, np.float32(0)), known
+
+
+def _total(tables: Iterable[pa.Table]) -> pa.Table:
+    """The sum of all counts; added up whenever what waits has outgrown the sum so far."""
+    total, waiting, rows = COUNTS.empty_table(), list[pa.Table](), 0
+    for one in tables:
+        waiting.append(one)
+        rows += one.num_rows
+        if rows > max(total.num_rows, _MANY_ROWS):
+            total, waiting, rows = _summed(pa.concat_tables([total, *waiting])), [], 0
+    return _summed(pa.concat_tables([total, *waiting]))
 
 
 def _summed(counts: pa.Table) -> pa.Table:

@@ -94,8 +94,11 @@ class TrainScorer(Fold):
         return pa.RecordBatch.from_arrays(columns, schema=SAMPLE)
 
     def fold(self, summaries: Iterator[pa.RecordBatch]) -> pa.Table:
-        rows = pa.Table.from_batches(list(summaries), schema=SAMPLE)
-        sides = [lowest(rows.filter(side), self.train.sample_documents) for side in _sides(rows)]
+        sides = [SAMPLE.empty_table(), SAMPLE.empty_table()]
+        for part in summaries:
+            rows = pa.Table.from_batches([part], schema=SAMPLE)
+            both = [pa.concat_tables([kept, rows.filter(one)]) for kept, one in zip(sides, _sides(rows), strict=True)]
+            sides = [lowest(one, self.train.sample_documents) for one in both]
         self._check(*(side.num_rows for side in sides))
         sample = pa.concat_tables(sides)
         sample = lowest(sample, sample.num_rows)  # both sides in one random order: fastText learns row by row
