@@ -63,6 +63,10 @@ class Stage(BaseModel):
         """Outside files (models, word lists) whose content is part of this stage's identity."""
         return ()
 
+    def packages(self) -> tuple[str, ...]:
+        """Installed distributions whose version is part of this stage's identity (a parser, a model that ships in one)."""
+        return ()
+
     def bound(self, *, name: str = "", seed: int = 0, tables: Mapping[str, pa.Table] | None = None) -> Self:
         """A copy that knows where it runs: its step name, the recipe's seed, the fold tables it asked for."""
         copy = self.model_copy()
@@ -208,6 +212,8 @@ class Expand(Stage):
     word: ClassVar[Word] = "expand"
     childless_reason: ClassVar[str] = "no_output"
     """Why a parent without children is a drop."""
+    narrow: ClassVar[bool] = False
+    """True when `rows` uses no column beyond `needs()`: after a checkpoint no other is read."""
 
     def output(self, schema: pa.Schema) -> pa.Schema:
         """Columns of the rows, given the columns of the parents. Must hold `id` and `parent_id` or `parent_ids`."""
@@ -257,7 +263,9 @@ class Fold(Stage):
     """All parts -> one small table: thresholds, supply, clusters, a trained model.
 
     `summary` runs beside the data, once per part, and keeps what is needed of it; `fold` runs once over the summaries
-    in part order. The result must not depend on how rows are cut into parts and batches.
+    in part order. The result must not depend on how rows are cut into parts and batches. Directly behind a checkpoint
+    only the columns of `needs()` are read (all, when it names none). A Fold may have tables of its own, and behind an
+    Exchange its parts are partitions in (key, id) order.
     """
 
     word: ClassVar[Word] = "fold"

@@ -117,6 +117,7 @@ class Bands(Expand):
     """
 
     kind: ClassVar[str] = "minhash_bands"
+    narrow: ClassVar[bool] = True
 
     bands: int = Field(default=14, ge=1)
     rows_per_band: int = Field(default=8, ge=1)

@@ -207,6 +207,8 @@ def _row_bytes(table: pa.Table) -> np.ndarray:
         kind = field.type
         if pa.types.is_large_string(kind) or pa.types.is_large_binary(kind):
             total += np.asarray(pc.fill_null(pc.binary_length(column), 0)).astype(np.int64)
+        elif pa.types.is_fixed_size_list(kind):
+            total += kind.list_size * kind.value_type.bit_width // 8
         elif pa.types.is_large_list(kind) or pa.types.is_list(kind):
             width = kind.value_type.bit_width // 8 if pa.types.is_primitive(kind.value_type) else 16
             total += np.asarray(pc.fill_null(pc.list_value_length(column), 0)).astype(np.int64) * width

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from importlib import metadata
 from typing import Any
 
 import pyarrow as pa
@@ -208,6 +209,8 @@ class _Builder:
             identity["table_rows"] = self.nodes[table_rows].fingerprint
         if stage.files():
             identity["files"] = {path: _version(self.versions(path)) for path in stage.files()}
+        if stage.packages():
+            identity["packages"] = {name: metadata.version(name) for name in stage.packages()}
         if parts:
             identity["parts"] = {
                 part.name: {"settings": dict(part.settings), "files": {f.path: _version(f) for f in part.files}}

@@ -67,8 +67,9 @@ def read_batches(storage: Storage, path: str, schema: pa.Schema | None = None) -
     """One batch per row group. With `schema`, its columns in its order; a missing one is null."""
     with storage.open(path) as file:
         parquet = pq.ParquetFile(file)
+        columns = None if schema is None else [name for name in schema.names if name in parquet.schema_arrow.names]
         for group in range(parquet.num_row_groups):
-            table = parquet.read_row_group(group, use_threads=False)
+            table = parquet.read_row_group(group, columns=columns, use_threads=False)
             yield one_batch(table if schema is None else fitted(table, schema))
 
 

@@ -209,7 +209,7 @@ class _Planner:
             head=pipe.head,
             write=write,
             schema=pipe.schema() if kind in ("rows", "exchange") else node.schema,
-            read_schema=pipe.read_schema,
+            read_schema=_narrowed(pipe, write),
             source_parts=pipe.source_parts,
             publish=node.publish if kind == "fold" else None,
             keep=kind == "rows" and node.ends_dataset,
@@ -220,6 +220,18 @@ class _Planner:
             raise AssertionError(msg)
         self.steps.append(step)
         return step
+
+
+def _narrowed(pipe: _Pipe, write: Placed | None) -> pa.Schema | None:
+    """Columns to read from parts: all of them, or only what the first stage needs where it says so."""
+    schema = pipe.read_schema
+    if pipe.read_kind != "parts" or schema is None:
+        return schema
+    first = pipe.chain[0].stage if pipe.chain else write.stage if write else None
+    if (isinstance(first, Fold) and first.needs()) or (isinstance(first, Expand) and first.narrow):
+        wanted = {"id", *(f.name for f in first.needs())}
+        return pa.schema([f for f in schema if f.name in wanted])
+    return schema
 
 
 def make_plan(chains: Sequence[Chain], seed: int, versions: FileVersions, producers: Producers) -> Plan:

@@ -154,6 +154,9 @@ class ExtractHtmlText(Annotate):
     min_chars: Annotated[int, Field(ge=1)] = 1
     """Shorter texts are dropped as well."""
 
+    def packages(self) -> tuple[str, ...]:
+        return ("resiliparse",)
+
     def needs(self) -> tuple[pa.Field, ...]:
         return (HTML, CONTENT_TYPE)
 

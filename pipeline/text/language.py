@@ -117,6 +117,9 @@ class DetectLanguage(Annotate):
     max_bytes: Annotated[int, Field(ge=1)] = 4000
     """UTF-8 bytes of a document that are looked at, from its beginning."""
 
+    def packages(self) -> tuple[str, ...]:
+        return ("py3langid",)
+
     def needs(self) -> tuple[pa.Field, ...]:
         return (TEXT,)
 
