@@ -23,6 +23,7 @@ TOP_DROPS = 12
 TOP_STEPS = 12
 TOP_LANGUAGES = 3
 MAX_QUERY_ROWS = 1000
+WIDTH = 100
 
 _UNITS = ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "K"))
 
@@ -49,15 +50,6 @@ def percent(part: float | None, whole: float | None) -> str:
 def weight(epochs: float | None) -> str:
     """`3.2`, `1.03`, `0`."""
     return "-" if epochs is None else f"{epochs:.2f}".rstrip("0").rstrip(".")
-
-
-def seconds(value: float) -> str:
-    """`0.4 s`, `12.3 s`, `4 min 05 s`, `2 h 10 min`."""
-    if value < 60:
-        return f"{value:.1f} s"
-    if value < 3600:
-        return f"{int(value) // 60} min {int(value) % 60:02d} s"
-    return f"{int(value) // 3600} h {int(value) % 3600 // 60:02d} min"
 
 
 # ---------------------------------------------------------------------------------------------------- buckets
@@ -209,20 +201,20 @@ def _times(con: duckdb.DuckDBPyConnection) -> RenderableType | None:
     total = max(in_steps, (found[0] if found else None) or 0.0)
     for dataset, step, spent, rows_in in rows[:TOP_STEPS]:
         rate = short(rows_in / spent) if spent > 0.001 else "-"
-        table.add_row(Text(dataset), Text(step), f"{spent:.1f}", percent(spent, total), short(rows_in), rate)
+        table.add_row(Text(dataset), Text(step), f"{spent:.2f}", percent(spent, total), short(rows_in), rate)
     others = sum(row[2] for row in rows[TOP_STEPS:])
     if len(rows) > TOP_STEPS:
         table.add_row(
             "",
             Text(f"{len(rows) - TOP_STEPS} more steps", style="dim"),
-            f"{others:.1f}",
+            f"{others:.2f}",
             percent(others, total),
             "",
             "",
         )
     rest = total - in_steps
-    table.add_row("", Text("reading, writing, exchanging", style="dim"), f"{rest:.1f}", percent(rest, total), "", "")
-    table.add_row("", Text("all work", style="bold"), f"[bold]{total:.1f}[/]", "", "", "")
+    table.add_row("", Text("reading, writing, exchanging", style="dim"), f"{rest:.2f}", percent(rest, total), "", "")
+    table.add_row("", Text("all work", style="bold"), f"[bold]{total:.2f}[/]", "", "", "")
     return table
 
 
@@ -262,10 +254,13 @@ def query_table(con: duckdb.DuckDBPyConnection, sql: str) -> RenderableType:
     rows = result.fetchmany(MAX_QUERY_ROWS + 1)
     result.fetchall()
     shown = rows[:MAX_QUERY_ROWS]
+    cells = [[_cell(value) for value in row] for row in shown]
+    widths = [max(map(len, column)) for column in zip(names, *cells, strict=True)]
+    heads = names if sum(widths) + 2 * len(widths) <= WIDTH else [name.replace("_", "_\n") for name in names]
     numeric = [_is_numeric([row[at] for row in shown]) for at in range(len(names))]
-    table = _table(*((">" if right else "") + name for name, right in zip(names, numeric, strict=True)), wrap=True)
-    for row in shown:
-        table.add_row(*(Text(_cell(value), overflow="fold") for value in row))
+    table = _table(*((">" if right else "") + head for head, right in zip(heads, numeric, strict=True)))
+    for row in cells:
+        table.add_row(*(Text(cell, overflow="fold") for cell in row))
     many = (
         f"the first {MAX_QUERY_ROWS:,} rows"
         if len(rows) > MAX_QUERY_ROWS
@@ -303,7 +298,7 @@ def _cell(value: Any) -> str:
 # ---------------------------------------------------------------------------------------------------- shared
 
 
-def _table(*columns: str, title: str = "", wrap: bool = False) -> Table:
+def _table(*columns: str, title: str = "") -> Table:
     """Columns whose name begins with `>` are numbers, on the right."""
     table = Table(
         title=title or None,
@@ -316,9 +311,7 @@ def _table(*columns: str, title: str = "", wrap: bool = False) -> Table:
     )
     for column in columns:
         right = column.startswith(">")
-        table.add_column(
-            column.removeprefix(">"), justify="right" if right else "left", no_wrap=right and not wrap, overflow="fold"
-        )
+        table.add_column(column.removeprefix(">"), justify="right" if right else "left", no_wrap=right, overflow="fold")
     return table
 
 

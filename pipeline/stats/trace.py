@@ -321,6 +321,8 @@ class _Tracer:
 
     def _relatives(self, ids: Sequence[bytes]) -> tuple[Relative, ...]:
         """In brief, with one scan per step for all of them."""
+        if not ids:
+            return ()
         chapters: dict[bytes, dict[str, Chapter]] = {key: {} for key in ids}
         origins: dict[bytes, str] = {}
         for rows in self.rows:
