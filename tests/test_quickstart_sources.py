@@ -68,9 +68,9 @@ def test_licences_come_from_metadata() -> None:
 
 def test_unknown_and_missing_packages_are_refused_with_their_names() -> None:
     with pytest.raises(ValueError, match="not installed: no-such-package"):
-        QuickstartCode(packages=("python", "no_such_package")).parts()
+        QuickstartCode(distributions=("python", "no_such_package")).parts()
     with pytest.raises(ValidationError, match="'core', 'all' or a list"):
-        QuickstartCode(packages=())
+        QuickstartCode(distributions=())
 
 
 def test_core_without_tokenmill_installed_says_what_to_do() -> None:
@@ -94,8 +94,8 @@ def test_nothing_of_the_installation_is_imported_to_read_it() -> None:
         "from pipeline.ingest.quickstart.code import QuickstartCode\n"
         "from pipeline.ingest.quickstart.books import QuickstartBooks\n"
         "before = set(sys.modules)\n"
-        "for source in (QuickstartCode(packages=('python',), max_megabytes=1), QuickstartBooks(packages=('python',)),\n"
-        "               QuickstartWeb(packages=('python',), max_megabytes=1)):\n"
+        "for source in (QuickstartCode(distributions=('python',), max_megabytes=1), QuickstartBooks(distributions=('python',)),\n"
+        "               QuickstartWeb(distributions=('python',), max_megabytes=1)):\n"
         "    for part in source.parts():\n"
         "        for batch in source.batches(part): pass\n"
         "print(sorted(name for name in set(sys.modules) - before if name.split('.')[0] in\n"
@@ -107,7 +107,7 @@ def test_nothing_of_the_installation_is_imported_to_read_it() -> None:
 
 def test_caps_bound_megabytes_and_smaller_choices_are_part_of_larger_ones() -> None:
     def chosen(megabytes: float) -> set[tuple[str, str]]:
-        source = QuickstartCode(packages=LIBRARY, max_megabytes=megabytes)
+        source = QuickstartCode(distributions=LIBRARY, max_megabytes=megabytes)
         parts = source.parts()
         assert sum(file.size for part in parts for file in part.files) <= megabytes * 1e6
         return {(name[0], name[1]) for part in parts for name in part.settings["names"]}
@@ -130,7 +130,7 @@ def test_cutting_evenly_keeps_every_item_once_and_in_order(sizes: list[int], num
 
 
 def test_code_is_repositories_of_readable_files_with_unique_ids() -> None:
-    source = QuickstartCode(packages=LIBRARY, max_megabytes=6)
+    source = QuickstartCode(distributions=LIBRARY, max_megabytes=6)
     rows, drops = read(source)
     assert source.schema() == CODE_SCHEMA
     repositories = {row["repository"] for row in rows}
@@ -184,7 +184,7 @@ def test_server_is_closed_afterwards() -> None:
 
 @pytest.fixture(scope="module")
 def site() -> tuple[list[dict], list[Unreadable]]:
-    return read(QuickstartWeb(packages=("python", "pydantic", "docutils"), max_megabytes=8, parts_number=3))
+    return read(QuickstartWeb(distributions=("python", "pydantic", "docutils"), max_megabytes=8, parts_number=3))
 
 
 def test_web_pages_come_out_of_a_capture_with_a_drop_per_request(site: tuple[list[dict], list[Unreadable]]) -> None:
@@ -222,7 +222,7 @@ def test_some_modules_stand_under_a_second_address_with_their_own_id(site: tuple
 
 
 def test_pages_are_the_same_whatever_the_number_of_parts(site: tuple[list[dict], list[Unreadable]]) -> None:
-    again, _ = read(QuickstartWeb(packages=("python", "pydantic", "docutils"), max_megabytes=8, parts_number=7))
+    again, _ = read(QuickstartWeb(distributions=("python", "pydantic", "docutils"), max_megabytes=8, parts_number=7))
     key = lambda row: row["id"]  # noqa: E731
     assert sorted(again, key=key) == sorted(site[0], key=key)
 
@@ -230,7 +230,7 @@ def test_pages_are_the_same_whatever_the_number_of_parts(site: tuple[list[dict],
 def test_captures_are_kept_where_asked_and_read_back_by_the_warc_source(tmp_path: Path) -> None:
     from pipeline.ingest.warc import Warc
 
-    source = QuickstartWeb(packages=("markdown-it-py",), keep_warc=str(tmp_path / "warc"), parts_number=2)
+    source = QuickstartWeb(distributions=("markdown-it-py",), keep_warc=str(tmp_path / "warc"), parts_number=2)
     rows, _ = read(source)
     files = sorted((tmp_path / "warc").iterdir())
     assert [file.name for file in files] == ["quickstart_web-00000.warc.gz", "quickstart_web-00001.warc.gz"][
@@ -274,7 +274,7 @@ def test_odd_docstrings_are_rendered_and_never_become_markup(text: str) -> None:
 
 
 def test_books_hold_the_language_reference_and_long_prose() -> None:
-    rows, drops = read(QuickstartBooks(packages=("python", "botocore", "docutils"), manuals=3))
+    rows, drops = read(QuickstartBooks(distributions=("python", "botocore", "docutils"), manuals=3))
     by_origin = {row["origin"]: row for row in rows}
     chapter = by_origin["python:pydoc_data/topics.py#compound"]
     assert chapter["text"].startswith("Compound statements\n")

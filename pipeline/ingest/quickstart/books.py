@@ -54,9 +54,13 @@ class QuickstartBooks(InstallationSource):
     manuals: int = Field(default=40, ge=0)
     """Number of web service manuals, chosen by hash of their names; 0 leaves them out."""
 
+    def packages(self) -> tuple[str, ...]:
+        """What turns manuals into text."""
+        return ("Resiliparse",)
+
     def parts(self) -> list[SourcePart]:
         """Files of prose, shuffled by hash of their names so that long ones spread, in parts of about equal size."""
-        licences = {package.name: package.licence for package in installed(self.packages)}
+        licences = {package.name: package.licence for package in installed(self.distributions)}
         entries = self.chosen(_may_be_prose)
         manuals = self.chosen(lambda entry: bool(MANUAL.fullmatch(entry.path)))
         entries += sorted(manuals, key=lambda entry: document_id("manual", entry.path))[: self.manuals]

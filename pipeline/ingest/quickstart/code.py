@@ -57,7 +57,7 @@ class QuickstartCode(InstallationSource):
 
     def parts(self) -> list[SourcePart]:
         """Source files in order of repository and path, in parts of about equal size."""
-        packages = {package.name: package for package in installed(self.packages)}
+        packages = {package.name: package for package in installed(self.distributions)}
         entries = self.chosen(_is_source)
         files = [TreeFile(entry.repository, entry.path, entry.file) for entry in entries]
         owners = {entry.repository: packages[entry.package] for entry in entries}

@@ -1,6 +1,6 @@
 """What stands in the running Python installation: the standard library and installed distributions, as folders of files.
 
-Found through `sysconfig` and `importlib.metadata`, and never imported. `packages: core` takes what tokenmill itself requires,
+Found through `sysconfig` and `importlib.metadata`, and never imported. `distributions: core` takes what tokenmill itself requires,
 and so gives the same whether or not development tools are installed beside it. Listing some 12,000 files takes about half
 a second.
 """
@@ -68,7 +68,7 @@ class InstallationSource(Source):
     machine that has the same versions installed.
     """
 
-    packages: Literal["core", "all"] | tuple[str, ...] = "core"
+    distributions: Literal["core", "all"] | tuple[str, ...] = "core"
     """`core`: the standard library and what tokenmill requires; `all`: whatever is installed; or names, `python` among them."""
     max_megabytes: float = Field(default=64.0, gt=0)
     """Most megabytes of files in all."""
@@ -77,18 +77,18 @@ class InstallationSource(Source):
     parts_number: int = Field(default=12, ge=1, le=1000)
     """Number of parts, of about equal size; fewer when there is little."""
 
-    @field_validator("packages")
+    @field_validator("distributions")
     @classmethod
-    def _some_package(cls, packages: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        if not packages:
-            msg = "packages must be 'core', 'all' or a list of distribution names"
+    def _some_distribution(cls, distributions: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if not distributions:
+            msg = "distributions must be 'core', 'all' or a list of names"
             raise ValueError(msg)
-        return packages
+        return distributions
 
     def chosen(self, wanted: Callable[[Entry], bool]) -> list[Entry]:
         """The wanted files within both caps, in order of package and path."""
         groups: dict[str, list[Entry]] = {}
-        for package in installed(self.packages):
+        for package in installed(self.distributions):
             for entry in filter(wanted, package.entries):
                 groups.setdefault(entry.repository, []).append(entry)
         kept = [entry for group in groups.values() for entry in capped(group, self.max_package_megabytes)]
@@ -119,18 +119,18 @@ def cut_evenly(sizes: list[int], number: int) -> list[range]:
 
 
 @lru_cache(maxsize=4)
-def installed(packages: str | tuple[str, ...]) -> tuple[Package, ...]:
+def installed(distributions: str | tuple[str, ...]) -> tuple[Package, ...]:
     """The packages that a setting names, in order of their names, with all their files."""
     found = {_normal(one.name): one for one in metadata.distributions() if one.name}
-    if packages == "all":
+    if distributions == "all":
         names = {STANDARD_LIBRARY, *found}
-    elif packages == "core":
+    elif distributions == "core":
         names = {STANDARD_LIBRARY, *_required(found)}
     else:
-        names = {_normal(name) for name in packages}
+        names = {_normal(name) for name in distributions}
         missing = sorted(names - set(found) - {STANDARD_LIBRARY})
         if missing:
-            msg = f"packages: not installed: {', '.join(missing)}"
+            msg = f"distributions: not installed: {', '.join(missing)}"
             raise ValueError(msg)
     names -= {PROJECT}  # not our own code: it would change with every edit, and teach a model its own pipeline
     return tuple(
@@ -146,8 +146,8 @@ def _required(found: dict[str, metadata.Distribution]) -> set[str]:
     """tokenmill's requirements and theirs, without extras, as far as they are installed."""
     if PROJECT not in found:
         msg = (
-            f"packages: core means what the distribution '{PROJECT}' requires, and it is not installed; "
-            "install it (pip install -e .), or name packages in a list"
+            f"distributions: core means what the distribution '{PROJECT}' requires, and it is not installed; "
+            "install it (pip install -e .), or name distributions in a list"
         )
         raise ValueError(msg)
     required: set[str] = set()

@@ -84,13 +84,17 @@ class QuickstartWeb(InstallationSource):
     keep_warc: str | None = None
     """A folder in which the captured WARC files are kept, one per part; null deletes them."""
 
+    def packages(self) -> tuple[str, ...]:
+        """What renders long descriptions."""
+        return ("docutils", "markdown-it-py")
+
     def schema(self) -> pa.Schema:  # type: ignore[override]
         """Those of `warc`."""
         return WARC_SCHEMA
 
     def parts(self) -> list[SourcePart]:
         """Folders of modules, dealt to parts of about equal size; what a folder's pages link to is always in its part."""
-        versions = {package.name: package.version for package in installed(self.packages)}
+        versions = {package.name: package.version for package in installed(self.distributions)}
         units: dict[tuple[str, str], list[Entry]] = {}
         for entry in _one_per_address(self.chosen(_has_page)):
             units.setdefault((entry.package, _folder(entry)), []).append(entry)
