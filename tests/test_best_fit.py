@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -96,7 +97,7 @@ def test_spans_are_gathered_as_slices_would_be():
     lengths = rng.integers(0, 100, 60)
     out, offsets = gather_spans(values, starts, lengths)
     expected = [values[s : s + n].tolist() for s, n in zip(starts, lengths, strict=True)]
-    assert [out[a:b].tolist() for a, b in zip(offsets[:-1], offsets[1:], strict=True)] == expected
+    assert [out[a:b].tolist() for a, b in pairwise(offsets)] == expected
 
 
 def test_a_span_that_leaves_its_buffer_is_an_error_and_not_a_crash():
@@ -119,7 +120,10 @@ def test_code_points_are_found_wherever_python_finds_them():
     table = code_point_table(ranges)
     marked = [chr(c) for a, b in ranges for c in range(a, b + 1)]
     plain = [chr(c) for c in (0x40, 0x42, 0x7FC, 0x7FE, 0xC3B, 0xC41, 0x1F5FF, 0x1F650, 0x10FFFE, 0, 0x7F, 0xE9)]
-    texts = ["".join(rng.choice(plain if rng.random() < 0.9 else marked) for _ in range(rng.randrange(12))) for _ in range(3000)]
+    texts = [
+        "".join(rng.choice(plain if rng.random() < 0.9 else marked) for _ in range(rng.randrange(12)))
+        for _ in range(3000)
+    ]
     array = pa.array(["A", *texts], pa.large_string())[1:]
     expected = [any(letter in marked for letter in text) for text in texts]
     assert 0 < sum(expected) < len(texts)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import struct
+from collections import Counter
+from itertools import chain
 
 import numpy as np
 import pyarrow as pa
@@ -48,7 +50,10 @@ def files(tmp_path):
 
 @pytest.fixture(scope="module")
 def tokenizer_table():
-    texts = pa.array(["the quick brown fox jumps over the lazy dog again and again " * 3 + str(i) for i in range(200)], pa.large_string())
+    texts = pa.array(
+        ["the quick brown fox jumps over the lazy dog again and again " * 3 + str(i) for i in range(200)],
+        pa.large_string(),
+    )
     ids = pa.array([document_id(str(i)) for i in range(200)], pa.binary(16))
     fold = TrainTokenizer(vocabulary=END + 1, special_tokens=("<|endoftext|>",)).bound(seed=1)
     batch = pa.RecordBatch.from_arrays([ids, texts], names=["id", "text"])
@@ -62,18 +67,39 @@ def write_phase(files, table, dataset, lengths, *, phase, index, packing, size, 
     n = len(lengths)
     docs = pa.RecordBatch.from_pydict(
         {
-            **{"id": ids, "origin": pa.nulls(n, pa.large_string()), "language": pa.nulls(n, pa.string())},
-            **{"bucket": pa.array(["all"] * n), "num_chars": pa.array(lengths), "num_tokens": pa.array(lengths)},
-            **{"score": pa.nulls(n, pa.float32()), "shuffle_key": pa.array(range(n), pa.uint64())},
-            **{"tokens": pa.array(tokens, pa.large_list(pa.int32())), "token_hash": pa.array(range(n), pa.uint64())},
+            "id": ids,
+            "origin": pa.nulls(n, pa.large_string()),
+            "language": pa.nulls(n, pa.string()),
+            "bucket": pa.array(["all"] * n),
+            "num_chars": pa.array(lengths),
+            "num_tokens": pa.array(lengths),
+            "score": pa.nulls(n, pa.float32()),
+            "shuffle_key": pa.array(range(n), pa.uint64()),
+            "tokens": pa.array(tokens, pa.large_list(pa.int32())),
+            "token_hash": pa.array(range(n), pa.uint64()),
         }
     )
     list(TokenShards(dataset=dataset).write(iter([docs]), files, 0))
-    piece = {"path": f"tokens/{dataset}/all/part-00000.arrow", "first_row": 0, "end_row": n, "documents": n, "tokens": sum(lengths)}
+    piece = {
+        "path": f"tokens/{dataset}/all/part-00000.arrow",
+        "first_row": 0,
+        "end_row": n,
+        "documents": n,
+        "tokens": sum(lengths),
+    }
     row = {
-        **{"phase": phase, "phase_index": index, "dataset": dataset, "bucket": "all", "slice": "0.0000-1.0000", "reads": reads},
-        **{"packing": packing, "sequence_length": size, "sequences": bins, "tokens_planned": sum(lengths)},
-        **{"pieces": [piece], "digest": "89abcdef"},
+        "phase": phase,
+        "phase_index": index,
+        "dataset": dataset,
+        "bucket": "all",
+        "slice": "0.0000-1.0000",
+        "reads": reads,
+        "packing": packing,
+        "sequence_length": size,
+        "sequences": bins,
+        "tokens_planned": sum(lengths),
+        "pieces": [piece],
+        "digest": "89abcdef",
     }
     stage = PhaseShards(arrow=False).bound(seed=5, tables={"tokenizer": table})
     return list(stage.write(iter([pa.RecordBatch.from_pylist([row], schema=SLICES)]), files, 0))
@@ -84,10 +110,14 @@ def two_phases(files, table):
     rng, rows = np.random.default_rng(2), []
     for dataset, count, reads in (("a", 100, 1), ("b", 37, 3), ("c", 2, 1)):
         lengths = rng.integers(20, 200, count).tolist() if dataset != "c" else [9, 8]  # c is too small for one sample
-        rows += write_phase(files, table, dataset, lengths, phase="general", index=0, packing="concatenate", size=64, reads=reads)
+        rows += write_phase(
+            files, table, dataset, lengths, phase="general", index=0, packing="concatenate", size=64, reads=reads
+        )
     for dataset, count, reads in (("d", 150, 1), ("e", 60, 2)):
         lengths = rng.integers(5, 300, count).tolist()
-        rows += write_phase(files, table, dataset, lengths, phase="long", index=1, packing="best_fit", size=128, reads=reads)
+        rows += write_phase(
+            files, table, dataset, lengths, phase="long", index=1, packing="best_fit", size=128, reads=reads
+        )
     return pa.Table.from_batches(rows, PREFIXES)
 
 
@@ -104,7 +134,9 @@ def test_an_index_is_the_documented_bytes():
     expected += struct.pack("<3q", 0, 10, 12) + struct.pack("<4q", 0, 1, 2, 3)
     assert b"".join(index_bytes(np.array([5, 1, 7], np.int32), np.dtype("<u2"))) == expected
     assert len(expected) == 42 + 20 * 3
-    assert b"".join(index_bytes(np.empty(0, np.int32), np.dtype("<i4"))) == b"MMIDIDX\x00\x00" + struct.pack("<QBQQq", 1, 4, 0, 1, 0)
+    assert b"".join(index_bytes(np.empty(0, np.int32), np.dtype("<i4"))) == b"MMIDIDX\x00\x00" + struct.pack(
+        "<QBQQq", 1, 4, 0, 1, 0
+    )
 
 
 def test_an_index_of_several_pieces_is_that_of_one():
@@ -112,7 +144,9 @@ def test_an_index_of_several_pieces_is_that_of_one():
     content = b"".join(index_bytes(lengths, np.dtype("<i4")))
     pointers = np.frombuffer(content, "<i8", len(lengths), 34 + 4 * len(lengths))
     assert np.array_equal(pointers, 4 * (np.cumsum(lengths, dtype=np.int64) - lengths))
-    assert np.array_equal(np.frombuffer(content, "<i8", len(lengths) + 1, 34 + 12 * len(lengths)), np.arange(len(lengths) + 1))
+    assert np.array_equal(
+        np.frombuffer(content, "<i8", len(lengths) + 1, 34 + 12 * len(lengths)), np.arange(len(lengths) + 1)
+    )
 
 
 def test_pointers_do_not_overflow_32_bits():
@@ -131,7 +165,9 @@ def write_sequences(files, prefix, rows, vocabulary=70_000):
     lengths = np.array([len(row) for row in rows], np.int32)
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     ids = np.zeros((len(rows), 16), np.uint8)
-    writer.append(Sequences(np.array(sum(rows, []), np.int32), offsets, ids, lengths, np.arange(len(rows) + 1), len(rows)))
+    writer.append(
+        Sequences(np.array(list(chain(*rows)), np.int32), offsets, ids, lengths, np.arange(len(rows) + 1), len(rows))
+    )
     return writer.close()
 
 
@@ -243,7 +279,9 @@ def test_a_phase_of_two_sequence_lengths_is_refused(files, tokenizer_table):
 @pytest.fixture(scope="module")
 def one_process():
     """A torch process group of size 1, as Megatron's dataset builder needs."""
-    pytest.importorskip("megatron.core.datasets.gpt_dataset", reason="megatron-core is not installed: tokenmill[megatron]")
+    pytest.importorskip(
+        "megatron.core.datasets.gpt_dataset", reason="megatron-core is not installed: tokenmill[megatron]"
+    )
     distributed = pytest.importorskip("torch.distributed")
     mine = not distributed.is_initialized()
     if mine:
@@ -285,7 +323,7 @@ def build(files, phase, packed):
     from megatron.core.datasets.utils import get_blend_from_list
 
     folder = files.root / "megatron" / phase
-    arguments = dict((line.split(" ", 1) + [""])[:2] for line in (folder / "args.txt").read_text().splitlines())
+    arguments = dict([*line.split(" ", 1), ""][:2] for line in (folder / "args.txt").read_text().splitlines())
     blend = json.loads((folder / "blend.json").read_text())
     config = GPTDatasetConfig(
         random_seed=int(arguments["--seed"]),
@@ -335,9 +373,15 @@ def test_a_packed_sample_is_one_bin_whose_padding_costs_nothing(files, tokenizer
         if row["phase"] == "long":
             values = np.fromfile(files.root / row["path"], "<u2").reshape(-1, 128)
             bins[row["dataset"]] = {one.tobytes() for one in values.astype("<i8")}
+    seen = Counter()
     for i in range(total):
         item = dataset[i]
+        seen[int(item["dataset_id"]), item["tokens"].numpy().tobytes()] += 1
         assert item["tokens"].numpy().astype("<i8").tobytes() in bins["de"[int(item["dataset_id"])]]
         assert (item["loss_mask"].numpy()[item["tokens"].numpy() == END] == 0).all()
         ends = np.flatnonzero(item["tokens"].numpy()[:-1] == END)
         assert (item["position_ids"].numpy()[ends + 1] == 0).all()
+    for number, (dataset_name, reads) in enumerate((("d", 1), ("e", 2))):
+        times = [seen[number, one] for one in bins[dataset_name]]
+        assert sum(times) == reads * len(times)
+        assert sum(abs(t - reads) for t in times) <= 2  # the last sample comes from an epoch that Megatron opens for it

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -43,7 +45,10 @@ def files(tmp_path):
 
 @pytest.fixture(scope="module")
 def tables():
-    texts = pa.array(["the quick brown fox jumps over the lazy dog again and again " * 3 + str(i) for i in range(200)], pa.large_string())
+    texts = pa.array(
+        ["the quick brown fox jumps over the lazy dog again and again " * 3 + str(i) for i in range(200)],
+        pa.large_string(),
+    )
     ids = pa.array([document_id(str(i)) for i in range(200)], pa.binary(16))
     fold = TrainTokenizer(vocabulary=357, special_tokens=("<|endoftext|>",)).bound(seed=1)
     batch = pa.RecordBatch.from_arrays([ids, texts], names=["id", "text"])
@@ -84,7 +89,9 @@ def shard_rows(files, path):
 def test_every_document_stands_in_its_buckets_shard_at_the_row_that_the_index_names(files):
     docs = token_rows([5, 3, 9, 1, 4, 2, 8], buckets=("high", "low", "low"))
     index = written(TokenShards(dataset="web"), [docs], files, part=12).to_pylist()
-    assert sorted({row["path"] for row in index}) == [f"tokens/web/{bucket}/part-00012.arrow" for bucket in ("high", "low")]
+    assert sorted({row["path"] for row in index}) == [
+        f"tokens/web/{bucket}/part-00012.arrow" for bucket in ("high", "low")
+    ]
     by_id = {row["id"]: row["tokens"] for row in docs.to_pylist()}
     for row in index:
         shard = shard_rows(files, row["path"])[row["row"]]
@@ -100,11 +107,19 @@ def test_shards_have_the_same_bytes_however_batches_are_cut(files, tmp_path, mon
     stage, digests, indices = TokenShards(dataset="web"), set(), []
     for size in (1, 2, 5, 100):
         mine = Files(tmp_path / str(size))
-        indices.append(written(stage, [docs.slice(at, size) for at in range(0, len(docs), size)], mine).combine_chunks())
+        indices.append(
+            written(stage, [docs.slice(at, size) for at in range(0, len(docs), size)], mine).combine_chunks()
+        )
         digests.add(tuple(digest_of(path) for path in sorted((tmp_path / str(size)).rglob("*.arrow"))))
     assert len(digests) == 1
     assert all(index.equals(indices[0]) for index in indices)
-    assert max(batch.num_rows for batch in pa.ipc.open_file(mine.open("tokens/web/high/part-00000.arrow")).read_all().to_batches()) <= 6
+    assert (
+        max(
+            batch.num_rows
+            for batch in pa.ipc.open_file(mine.open("tokens/web/high/part-00000.arrow")).read_all().to_batches()
+        )
+        <= 6
+    )
 
 
 @settings(max_examples=100, deadline=None)
@@ -145,7 +160,9 @@ def test_no_rows_make_no_files(files):
 # ----------------------------------------------------------------------------------------------------- phase shards
 
 
-def make_slice(files, lengths, *, packing="concatenate", size=16, bins=None, reads=1, rows=None, phase="general", index=0, **other):
+def make_slice(
+    files, lengths, *, packing="concatenate", size=16, bins=None, reads=1, rows=None, phase="general", index=0, **other
+):
     """Write shards of `lengths` in two parts and return the slice that takes `rows` of each."""
     docs, half = token_rows(lengths), len(lengths) // 2
     pieces = []
@@ -157,8 +174,17 @@ def make_slice(files, lengths, *, packing="concatenate", size=16, bins=None, rea
         path = f"tokens/{dataset}/high/part-{part:05d}.arrow"
         pieces.append({"path": path, "first_row": first, "end_row": end, "documents": end - first, "tokens": tokens})
     values = {
-        **{"phase": phase, "phase_index": index, "dataset": dataset, "bucket": "high", "slice": "0.0000-0.5000", "reads": reads},
-        **{"packing": packing, "sequence_length": size, "sequences": bins, "tokens_planned": 1, "pieces": pieces},
+        "phase": phase,
+        "phase_index": index,
+        "dataset": dataset,
+        "bucket": "high",
+        "slice": "0.0000-0.5000",
+        "reads": reads,
+        "packing": packing,
+        "sequence_length": size,
+        "sequences": bins,
+        "tokens_planned": 1,
+        "pieces": pieces,
         "digest": "0123abcd",
         **other,
     }
@@ -232,7 +258,7 @@ def test_best_fit_puts_every_token_into_a_bin_and_cuts_only_what_is_longer_than_
     for doc in docs:
         mine = pieces[doc["id"]]
         assert len(mine) == -(-len(doc["tokens"]) // 16)
-        assert sorted(sum(mine, [])) == sorted(doc["tokens"])
+        assert sorted(chain(*mine)) == sorted(doc["tokens"])
         if len(mine) == 1:
             assert mine[0] == doc["tokens"]
     assert sequences_of(files, rows[0]) == sequences_of(files, rows[1])
@@ -293,7 +319,9 @@ def test_a_slice_that_makes_no_sense_is_refused_before_anything_is_written(chang
 def test_shards_that_do_not_fit_the_slice_are_an_error_that_names_the_shard(files, tables):
     row = make_slice(files, [3, 4, 5, 6]).to_pylist()[0]
     row["pieces"][1]["tokens"] += 1
-    with pytest.raises(ValueError, match=r"part-00001\.arrow rows 0 to 2: expected 2 documents with 12 tokens, found 2 with 11"):
+    with pytest.raises(
+        ValueError, match=r"part-00001\.arrow rows 0 to 2: expected 2 documents with 12 tokens, found 2 with 11"
+    ):
         phase_rows(files, pa.RecordBatch.from_pylist([row], schema=SLICES), tables)
 
 
@@ -302,7 +330,9 @@ def test_a_document_without_its_end_is_an_error_that_names_the_shard(packing, fi
     job = make_slice(files, [3, 4, 5, 6], packing=packing)
     written(TokenShards(dataset="other"), [token_rows([3, 4], end=7)], files)
     row = job.to_pylist()[0]
-    row["pieces"] = [{"path": "tokens/other/high/part-00000.arrow", "first_row": 0, "end_row": 2, "documents": 2, "tokens": 7}]
+    row["pieces"] = [
+        {"path": "tokens/other/high/part-00000.arrow", "first_row": 0, "end_row": 2, "documents": 2, "tokens": 7}
+    ]
     with pytest.raises(ValueError, match=r"other/high/part-00000\.arrow: document 0 .* end-of-document token 356"):
         phase_rows(files, pa.RecordBatch.from_pylist([row], schema=SLICES), tables)
 

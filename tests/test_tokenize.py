@@ -16,7 +16,14 @@ from pipeline.tokens.tokenize import PrepareShards, Tokenize
 from pipeline.tokens.tokenizer import Encoder, encoder_of
 from pipeline.tokens.training import TrainTokenizer
 
-TEXTS = ["One document.", "", "Zwei Größen, 数据", "<|endoftext|> spelled out", "x" + chr(0x88F) + " trapped", "last one\n"]
+TEXTS = [
+    "One document.",
+    "",
+    "Zwei Größen, 数据",
+    "<|endoftext|> spelled out",
+    "x" + chr(0x88F) + " trapped",
+    "last one\n",
+]
 
 
 def ids_of(count):
@@ -143,7 +150,9 @@ def test_a_difference_to_the_reference_is_an_error_with_document_position_and_bo
     monkeypatch.setattr(Encoder, "encode", wrong)
     docs = batch_of(TEXTS)
     right = twin(TEXTS[2], [])[1]
-    with pytest.raises(ValueError, match=rf"token 1 of document {docs.column('id')[2].as_py().hex()} is \[{right + 1}\].*\[{right}\]"):
+    with pytest.raises(
+        ValueError, match=rf"token 1 of document {docs.column('id')[2].as_py().hex()} is \[{right + 1}\].*\[{right}\]"
+    ):
         tokenize(check_sample=100).columns(docs)
     assert tokenize(check_sample=0).columns(docs)["num_tokens"].null_count == 0
 
@@ -162,7 +171,9 @@ def test_prepare_shards_fills_what_a_dataset_lacks():
     columns = PrepareShards().bound(seed=3).columns(docs)
     assert columns["num_chars"].to_pylist() == [4, 0]
     assert columns["bucket"].to_pylist() == ["all", "all"]
-    assert columns["language"].to_pylist() == columns["score"].to_pylist() == columns["origin"].to_pylist() == [None, None]
+    assert (
+        columns["language"].to_pylist() == columns["score"].to_pylist() == columns["origin"].to_pylist() == [None, None]
+    )
     assert columns["shuffle_key"].to_pylist() == random_keys(docs.column("id"), 3, "shuffle").tolist()
 
 

@@ -3,7 +3,7 @@
 Ding et al., arXiv:2404.10830: longest item first, each into the bin with the smallest sufficient free space, a new bin
 where none has room. Lengths never exceed the capacity, so a counting sort orders them, and the free spaces live in a
 segment tree over 0..capacity whose leaves say whether any open bin has exactly that much room. Memory: 20 bytes an
-item and 16 a bin. 10 million lengths at capacity 8192 take about 1.5 s on one core.
+item and 16 a bin. 10 million lengths at capacity 8192 take 2.5 s on one core of a busy machine, and 0.0003 % of the bins' room stays empty.
 """
 
 from __future__ import annotations

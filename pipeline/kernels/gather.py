@@ -2,7 +2,8 @@
 
 Token batches are one int32 buffer and int64 offsets; whatever reorders or interleaves them (special tokens between
 pieces of text, documents that took another encoder, packed sequences) computes where each span comes from and goes
-to with numpy, and copies all of them in one compiled loop. 2 to 6 GB/s, depending on the length of the spans.
+to with numpy, and copies all of them in one compiled loop. Measured: 0.3 GB/s for
+spans of 8 tokens, 1.3 for 200, 1.9 for 2,000 (one core, random places).
 """
 
 from __future__ import annotations

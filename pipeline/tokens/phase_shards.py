@@ -2,8 +2,8 @@
 
 `concatenate` streams documents through, each one sequence that ends in the end-of-document token; the trainer joins and
 cuts them. `best_fit` cuts only documents longer than the phase's sequence, packs the pieces into bins of exactly that
-length (Ding et al., arXiv:2404.10830) and pads with end-of-document, which the trainer's loss mask covers; padding is
-below 0.01 % on real length distributions. Bins stand in hashed order and their pieces in shard order, since best fit
+length (Ding et al., arXiv:2404.10830) and pads with end-of-document, which the trainer's loss mask covers; padding was
+0.0003 % on 10 million log-normal lengths. Bins stand in hashed order and their pieces in shard order, since best fit
 opens bins from the longest piece to the shortest, and a reader in file order must not meet them so.
 """
 
@@ -126,7 +126,7 @@ class Slice:
 class PhaseShards(Sink):
     """Writes `megatron/<phase>/<name>.bin/.idx` and `arrow/<phase>/<name>.arrow` for every arriving slice.
 
-    Memory: for `concatenate` one record batch of a shard and 4 bytes a document; for `best_fit` about 60 bytes a
+    Memory: for `concatenate` one record batch of a shard and 4 bytes a document; for `best_fit` about 80 bytes a
     document while packing, and 16 MB of packed tokens.
     """
 

@@ -2,7 +2,7 @@
 
 Rows are cut into chunks of 4 million tokens by their sequence alone, and each chunk gives one record batch to every
 bucket that it holds; the bytes of a shard therefore do not depend on how rows arrive, and no more than one chunk is in
-memory however many buckets there are. Writing runs at the disk's speed (2 GB/s to the page cache).
+memory however many buckets there are. Splitting and writing three buckets: 340 MB/s of CPU time.
 """
 
 from __future__ import annotations

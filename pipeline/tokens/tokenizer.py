@@ -1,7 +1,7 @@
 """Text to token ids: gigatoken's speed, with ids that always equal those of Hugging Face `tokenizers`.
 
-gigatoken encodes at 30 MB/s on text it has not met and at 130 MB/s on words it has, `tokenizers` at 2.7 (one thread,
-32k and 151k vocabularies, measured Nov 2026 on 11 MB of books in 30 languages). They differ in three ways, each handled here:
+gigatoken encodes 27-32 MB/s of text it has not met and 90-105 of words it has, `tokenizers` 1.0-1.6 (one thread, CPU
+time, 151k and 32k entries, Nov 2026, 11 MB of books and pages in 30 languages: benchmarks/tokenization.py). They differ in three ways, each handled here:
 
 - Text that spells a special token (`<|endoftext|>`) would become that token. Both engines are loaded without the
   added tokens, so that such text is ordinary text; special tokens enter by id alone.
