@@ -2,7 +2,7 @@
 
 Why not in the caller's process: with one thread fastText fills only the first tenth of its input matrix with random
 numbers and leaves the rest as malloc gave it. In a process that has lived a while that is other people's bytes: two
-trainings on the same lines differ, or end in "Encountered NaN" (seen with fasttext-numpy2-wheel 0.9.2 and 0.10).
+trainings on the same lines differ, or end in "Encountered NaN" (both seen with fasttext-numpy2-wheel 0.9.2).
 Here the matrix comes zeroed from the kernel, and equal lines give equal bytes. More threads would fill it all, but their
 updates race, so that no two models agree.
 """
