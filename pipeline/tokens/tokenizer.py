@@ -1,13 +1,14 @@
 """Text to token ids: gigatoken's speed, with ids that always equal those of Hugging Face `tokenizers`.
 
 gigatoken encodes 27-32 MB/s of text it has not met and 90-105 of words it has, `tokenizers` 1.0-1.6 (one thread, CPU
-time, 151k and 32k entries, Nov 2026, 11 MB of books and pages in 30 languages: benchmarks/tokenization.py). They differ in three ways, each handled here:
+time, 151k and 32k entries, Nov 2026, 11 MB of books and pages in 30 languages: benchmarks/tokenization.py). They differ
+in three ways, each handled here:
 
 - Text that spells a special token (`<|endoftext|>`) would become that token. Both engines are loaded without the
   added tokens, so that such text is ordinary text; special tokens enter by id alone.
 - gigatoken 0.10 knows Unicode 17; in `tokenizers` 0.23 the split patterns follow Unicode 16 and the NFC normaliser is
-  older still. Every code point was tried in a dozen contexts, with a tokenizer whose merges
-  reveal where text is split; those in DIFFERING were told apart. Documents that hold one go through `tokenizers`.
+  older still. Every code point was tried in a dozen contexts, with a tokenizer whose merges reveal where text is
+  split; those in DIFFERING were told apart. Documents that hold one go through `tokenizers`.
 - Only the split patterns in SEARCHED were searched in that way. Under any other configuration everything goes through
   `tokenizers`: slower, never different (`Encoder.fast` says which).
 """
