@@ -136,9 +136,7 @@ def test_json_text_of_arguments_is_parsed_first() -> None:
         call,
         {
             "role": "tool",
-            "tool_results": [
-                {"output": "ok"},
-            ][:1],
+            "tool_results": [{"output": "ok"}],
         },
         {"role": "assistant"},
     )
@@ -196,6 +194,10 @@ def test_plain_format_has_no_special_tokens() -> None:
 
 
 BROKEN = {
+    # Arguments as JSON text with a lone surrogate, which no UTF-8 can hold.
+    json.dumps(
+        {"messages": [{"role": "assistant", "tool_calls": [{"name": "f", "arguments": '{"a": "\\ud800"}'}]}]}
+    ): "arguments",
     "not json": "Invalid JSON",
     "[" * 50_000: "record: Invalid JSON: recursion limit exceeded",
     "[]": "record: Input should be an object",
@@ -207,7 +209,7 @@ BROKEN = {
     '{"messages": [{"role": "assistant", "tool_calls": [{"name": "f", "arguments": {}}]}, {"role": "assistant"}]}': "1 tool calls were not answered",
     '{"messages": [{"role": "user", "tool_calls": [{"name": "f", "arguments": {}}]}, {"role": "assistant"}]}': "user turn with tool calls",
     '{"messages": [{"role": "assistant", "tool_calls": [{"name": "f", "arguments": "{"}]}]}': "arguments",
-    '{"messages": [{"role": "assistant", "content": "\\ud800"}]}': "lone",
+    '{"messages": [{"role": "assistant", "content": "\\ud800"}]}': "hex escape",
     '{"messages": [{"role": "assistant"}], "loss_mask": [true, false]}': "loss_mask has 2 entries for 1 messages",
 }
 

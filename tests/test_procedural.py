@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from pipeline.schema import document_id
 from pipeline.synth.procedural import TOPICS, ProceduralQuestions
 from pipeline.synth.procedural.evaluator import Evaluator, Unsupported
-from pipeline.synth.procedural.wording import stated_answer
+from pipeline.synth.procedural.wording import Problem, Voice, stated_answer
 from pipeline.synth.verify import CHECKS, PROGRAM_OUTPUT, VerifyAnswers, judge
 
 FAMILIES = tuple(TOPICS)
@@ -96,10 +96,19 @@ def test_settings_name_legal_values() -> None:
         ProceduralQuestions(difficulty=(3, 9))
 
 
-def test_about_one_problem_in_twenty_is_hard() -> None:
-    from pipeline.synth.procedural.source import _SHARES
+def test_about_one_problem_in_twenty_is_hard_and_the_range_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    levels: list[int] = []
 
-    assert _SHARES[-1] / sum(_SHARES) == 0.05
+    def topic(voice: Voice, level: int) -> Problem:
+        levels.append(level)
+        return Problem("q", ("s",), "a", "v", {})
+
+    monkeypatch.setitem(TOPICS, "mathematics", (topic,))
+    problems(2000, families=("mathematics",))
+    assert 0.035 < Counter(levels)[5] / 2000 < 0.065
+    levels.clear()
+    problems(200, families=("mathematics",), difficulty=(2, 3))
+    assert set(levels) == {2, 3}
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -11,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.synth.sandbox import Layer, Limits, Sandbox
+from pipeline.synth.sandbox import Layer, Limits, Outcome, Sandbox
 
 ALL: tuple[Layer, ...] = ("namespaces", "landlock", "seccomp")
 LIMITS = Limits(wall_seconds=2, cpu_seconds=1, memory_mib=128, max_output_bytes=4096)
@@ -142,16 +144,31 @@ def test_odd_programs_are_reported(sandbox: Sandbox) -> None:
     assert sandbox.run("input()").stderr.startswith("line 1: EOFError")
 
 
-def test_a_dead_server_costs_one_program_only() -> None:
+def test_a_dead_server_is_replaced_and_no_program_is_lost() -> None:
     with Sandbox(LIMITS) as box:
         assert box.run("print(1)").status == "ok"
         assert box._process is not None
         box._process.kill()
         box._process.wait()
         outcomes = box.run_all(["print(2)", "print(3)", "print(4)"])
-    assert [o.status for o in outcomes][1:] == ["ok", "ok"]
-    assert outcomes[0].status == "sandbox_failed"
-    assert outcomes[2].stdout == "4\n"
+    assert [o.stdout for o in outcomes] == ["2\n", "3\n", "4\n"]
+
+
+def test_a_program_at_which_servers_die_costs_only_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Sandbox(LIMITS) as box:
+        real, asked = Sandbox._reply, []
+
+        def reply(self: Sandbox, process: subprocess.Popen[bytes]) -> Outcome:
+            asked.append(process.pid)
+            if len(asked) <= 2:
+                os.killpg(process.pid, signal.SIGKILL)  # what a program that felled its server would look like
+                process.wait()
+            return real(self, process)
+
+        monkeypatch.setattr(Sandbox, "_reply", reply)
+        outcomes = box.run_all(["import time\ntime.sleep(1)", "print(2)"])
+    assert [o.status for o in outcomes] == ["sandbox_failed", "ok"]
+    assert len(set(asked)) == 3
 
 
 def test_close_leaves_no_folder_and_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

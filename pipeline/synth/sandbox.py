@@ -2,10 +2,10 @@
 
 Candidate programs (answers under verification, an agent's `run_python`) go to a small server process
 (`sandbox_child.py`) which forks once per program. Each program gets its own limits, kernel filters and audit hook, and
-costs only itself; if the server dies, the program it was at is reported and the rest go to a fresh server.
+costs only itself; if the server dies, the program it was at is tried once more and the rest go on in a fresh server.
 
-Trade-off: a fork per program rather than a container. Start 60 ms, then 400-600 small programs per second and core
-(measured: one core of a shared 2-core virtual machine). Where the kernel lends namespaces, Landlock and seccomp they
+Trade-off: a fork per program rather than a container. Start 70 ms, then 2 ms of processor time per small program: 220-380
+a second (measured on a 2-core virtual machine with a load of 3 to 4 besides). Where the kernel lends namespaces, Landlock and seccomp they
 stand behind the audit hook; elsewhere (containers that forbid them, macOS) rlimits and the audit hook stand alone:
 good against careless programs, not against an attacker. `Sandbox.layers` says what holds.
 """
@@ -53,7 +53,8 @@ class Outcome:
     """How a program ended.
 
     ok: exit code 0. error: another exit code (an exception is told in `stderr`). timeout: wall or CPU limit. killed:
-    died of a signal. output_limit: wrote too much, cut there. sandbox_failed: the server died or hung at this program.
+    died of a signal. output_limit: wrote too much, cut there. sandbox_failed: two servers died or hung at
+    this program.
     """
 
     status: Status
@@ -88,15 +89,18 @@ class Sandbox:
         if len(source) > self.limits.max_program_bytes:
             message = f"program has {len(source)} bytes; at most {self.limits.max_program_bytes} are run"
             return Outcome("error", 1, "", message)
-        process = self._process or self._start()
-        try:
-            assert process.stdin is not None
-            process.stdin.write(struct.pack(">I", len(source)) + source)
-            process.stdin.flush()
-            return self._reply(process)
-        except (OSError, EOFError, TimeoutError) as problem:
-            self._stop()
-            return Outcome("sandbox_failed", -1, "", f"{type(problem).__name__}: {problem}")
+        problem: Exception | None = None
+        for _ in range(2):  # a server may die of something else; a program that fells two is to blame
+            process = self._process or self._start()
+            try:
+                assert process.stdin is not None
+                process.stdin.write(struct.pack(">I", len(source)) + source)
+                process.stdin.flush()
+                return self._reply(process)
+            except (OSError, EOFError, TimeoutError) as failure:
+                self._stop()
+                problem = failure
+        return Outcome("sandbox_failed", -1, "", f"{type(problem).__name__}: {problem}")
 
     def run_all(self, programs: Iterable[str]) -> list[Outcome]:
         """Run programs one after the other."""

@@ -1,7 +1,7 @@
 """The inside of the sandbox: a small server that forks once per program. Run by `sandbox.py`, never imported by it.
 
 Stands alone on the standard library, because it starts with `-S` and no path to our packages. Trade-off: one fork per
-program (about 1 ms) instead of one interpreter (about 17 ms) or none; so a program can break nothing but itself, and
+program (about 2 ms with its limits and filters) instead of one interpreter (about 17 ms) or none; so a program can break nothing but itself, and
 the next one finds a fresh interpreter.
 
 Layers, strongest first; what the kernel refuses is left out, and the greeting says which are on:
