@@ -28,7 +28,10 @@ from pipeline.quality.ranks import QualityRanks
 from pipeline.quality.score import Score
 from pipeline.quality.threshold import Threshold
 from pipeline.stage import AsItIs, Compound, Stage, check_kind
+from pipeline.synth.chat import RenderChat
 from pipeline.synth.procedural.source import ProceduralQuestions
+from pipeline.synth.simulate import SimulateAgents
+from pipeline.synth.trajectories import SuccessfulTrajectories, Trajectories
 from pipeline.synth.verify import VerifyAnswers
 from pipeline.text.extraction import ExtractHtml
 from pipeline.text.gopher import GopherQuality, GopherRepetition
@@ -47,6 +50,8 @@ _STAGES: tuple[type[Stage], ...] = (
     QuickstartCode,
     QuickstartBooks,
     ProceduralQuestions,
+    SimulateAgents,
+    Trajectories,
     # text
     ExtractHtml,
     Language,
@@ -68,6 +73,8 @@ _STAGES: tuple[type[Stage], ...] = (
     Fim,
     # synthesis
     VerifyAnswers,
+    SuccessfulTrajectories,
+    RenderChat,
     # long context
     SelectLong,
     AsItIs,

@@ -30,7 +30,9 @@ LANGUAGE_CONFIDENCE = field("language_confidence", pa.float32(), "probability of
 LICENCE = field("licence", pa.string(), "SPDX id, `public-domain`, or null when unknown")
 CREATED = field("created", pa.timestamp("s", tz="UTC"), "crawl, publication or commit time; null when unknown")
 PARENT_ID = field("parent_id", ID_TYPE, "the document that an Expand made this one from")
-PARENT_IDS = field("parent_ids", pa.list_(ID_TYPE), "all documents joined into this one, in order (a repository's files)")
+PARENT_IDS = field(
+    "parent_ids", pa.list_(ID_TYPE), "all documents joined into this one, in order (a repository's files)"
+)
 
 HTML = field("html", pa.large_binary(), "the page as it was captured, undecoded")
 CONTENT_TYPE = field("content_type", pa.string(), "media type and charset that the server named")
@@ -58,7 +60,9 @@ GROUP_SIZE = field("group_size", pa.int64(), "number of rows that share the exch
 KEEPER_ID = field("keeper_id", ID_TYPE, "the document of this duplicate cluster that is kept")
 CLUSTER_ID = field("cluster_id", ID_TYPE, "lowest id of the duplicate cluster")
 CLUSTER_SIZE = field("cluster_size", pa.int64(), "documents in the duplicate cluster, the keeper included")
-SIMILARITY = field("similarity", pa.float32(), "similarity to the keeper, 0..1: 1 for equal text, else estimated Jaccard")
+SIMILARITY = field(
+    "similarity", pa.float32(), "similarity to the keeper, 0..1: 1 for equal text, else estimated Jaccard"
+)
 METHOD = field("method", pa.string(), "how the duplicate was found: exact, minhash")
 
 EVIDENCE = (KEEPER_ID, CLUSTER_ID, CLUSTER_SIZE, METHOD, SIMILARITY)

@@ -55,5 +55,5 @@ def test_classifiers_import_schema_kernels_and_the_trainer_that_quality_applies(
     for path in sorted((ROOT / "classifiers").rglob("*.py")):
         for name in imports_of(path):
             assert name == "pipeline" or name.startswith(
-                ("classifiers", "pipeline.schema", "pipeline.kernels", "pipeline.quality")
+                ("classifiers", "pipeline.schema", "pipeline.stage", "pipeline.kernels", "pipeline.quality")
             ), f"{path} imports {name}"

@@ -91,23 +91,33 @@ def test_a_mistake_is_told_with_its_line_and_the_legal_values(recipe: Path, old:
 
 def test_an_unknown_step_of_another_dataset_is_an_error_that_lists_the_steps(recipe: Path) -> None:
     loaded = load_recipe(changed(recipe, "notes@gopher_quality", "notes@gopher"))
-    with pytest.raises(PlanError, match=r"dataset 'notes' has no step 'gopher'; its steps are \['jsonl', 'exact_dedup', 'gopher_quality', 'fim'"):
+    with pytest.raises(
+        PlanError,
+        match=r"dataset 'notes' has no step 'gopher'; its steps are \['jsonl', 'exact_dedup', 'gopher_quality', 'fim'",
+    ):
         make_plan(loaded.chains(), 7, input_file, producers)
 
 
 def test_a_missing_column_names_step_column_and_who_could_add_it(recipe: Path) -> None:
     loaded = load_recipe(changed(recipe, "min_words: 5", "when: quality_rank < 12"))
-    with pytest.raises(PlanError, match=r"example.yaml:9: step 'gopher_quality' of dataset 'notes' needs column 'quality_rank', which is not there"):
+    with pytest.raises(
+        PlanError,
+        match=r"example.yaml:9: step 'gopher_quality' of dataset 'notes' needs column 'quality_rank', which is not there",
+    ):
         make_plan(loaded.chains(), 7, input_file, producers)
 
 
 def test_set_overrides_one_value_by_name_kind_or_position(recipe: Path) -> None:
-    loaded = load_recipe(recipe, ["curriculum.scale=1e-9", "datasets.notes.steps.fim.rate=0.25", "datasets.long.steps.0.min_tokens=7"])
+    loaded = load_recipe(
+        recipe, ["curriculum.scale=1e-9", "datasets.notes.steps.fim.rate=0.25", "datasets.long.steps.0.min_tokens=7"]
+    )
     assert loaded.curriculum is not None
     assert loaded.curriculum.scale == 1e-9
     assert loaded.resolved["datasets"]["notes"]["steps"][2]["rate"] == 0.25
     assert loaded.resolved["datasets"]["long"]["steps"][0]["min_tokens"] == 7
-    with pytest.raises(RecipeError, match=r"there is no 'fum' in the list; it holds \['exact_dedup', 'gopher_quality', 'fim'\]"):
+    with pytest.raises(
+        RecipeError, match=r"there is no 'fum' in the list; it holds \['exact_dedup', 'gopher_quality', 'fim'\]"
+    ):
         load_recipe(recipe, ["datasets.notes.steps.fum.rate=0.25"])
 
 
