@@ -41,8 +41,9 @@ datasets:
     from: {{kind: jsonl, paths: "{folder}/code.jsonl", columns: {{text: text, origin: url, repository: repo, path: path}}}}
     steps:
       - {{kind: code_language}}
+      - {{kind: fim, rate: 0.5}}
   repos:
-    from: code
+    from: code@code_language
     steps:
       - {{kind: repository_documents, max_chars: 6000}}
 curriculum:

@@ -63,8 +63,8 @@ def bucket_table(con: duckdb.DuckDBPyConnection) -> RenderableType:
     for dataset, group in groupby(rows, key=lambda row: row[0]):
         buckets = list(group)
         total = sum(row[4] or 0 for row in buckets)
-        for number, (_, bucket, documents, chars, tokens, low, mean, high, epochs) in enumerate(buckets):
-            score = "-" if mean is None else f"{mean:.3f} [dim]{low:.2f}..{high:.2f}[/]"
+        for number, (_, bucket, documents, chars, tokens, mean, epochs) in enumerate(buckets):
+            score = "-" if mean is None else f"{mean:.3f}"
             table.add_row(
                 Text(dataset if number == 0 else "", style="bold"), Text(bucket or "-"), short(documents), short(chars),
                 short(tokens), percent(tokens, total), score, weight(epochs),
@@ -78,12 +78,12 @@ def bucket_table(con: duckdb.DuckDBPyConnection) -> RenderableType:
 _BUCKETS = """
 WITH found AS (
     SELECT dataset, bucket, sum(documents)::BIGINT AS documents, sum(chars)::BIGINT AS chars,
-        sum(tokens)::BIGINT AS tokens, min(score_min) AS low,
-        sum(score_mean * documents) / sum(documents) FILTER (score_mean IS NOT NULL) AS mean, max(score_max) AS high
+        sum(tokens)::BIGINT AS tokens,
+        sum(score_mean * documents) / sum(documents) FILTER (score_mean IS NOT NULL) AS mean
     FROM buckets GROUP BY ALL),
 seen AS (SELECT dataset, bucket, sum(epoch_weight) AS epochs FROM epochs GROUP BY ALL),
 places AS (SELECT dataset, min(number) AS place FROM steps GROUP BY ALL)
-SELECT found.dataset, found.bucket, documents, chars, tokens, low, mean, high, epochs
+SELECT found.dataset, found.bucket, documents, chars, tokens, mean, epochs
 FROM found LEFT JOIN places USING (dataset)
 LEFT JOIN seen ON found.dataset = seen.dataset AND found.bucket = seen.bucket
 ORDER BY place, mean NULLS FIRST, epochs, found.bucket
@@ -123,8 +123,7 @@ def _phases(con: duckdb.DuckDBPyConnection) -> RenderableType | None:
         return None
     curriculum = sum(row[2] for row in rows)
     table = _table(
-        "phase",
-        "dataset",
+        "phase, dataset",
         ">planned",
         ">written",
         ">delivered",
@@ -136,25 +135,26 @@ def _phases(con: duckdb.DuckDBPyConnection) -> RenderableType | None:
     for phase, group in groupby(rows, key=lambda row: row[0]):
         datasets = list(group)
         planned, written, delivered = (_sum(row[at] for row in datasets) for at in (2, 3, 4))
-        table.add_row(
-            Text(phase, style="bold"), "", *(f"[bold]{short(n)}[/]" for n in (planned, written, delivered)),
-            f"[bold]{percent(delivered if delivered is not None else written, planned)}[/]",
-            f"[bold]{percent(planned, curriculum)}[/]", "",
-        )  # fmt: skip
-        for number, (_, dataset, *numbers, epochs) in enumerate(datasets):
-            mine, wrote, gave = numbers
-            table.add_row(
-                "", Text(dataset), short(mine), short(wrote), short(gave), percent(gave if gave is not None else wrote, mine),
-                percent(mine, planned), Text(epochs or ""), end_section=number == len(datasets) - 1,
-            )  # fmt: skip
+        _phase_row(table, Text(phase, style="bold"), (planned, written, delivered), curriculum, "", style="bold")
+        for _, dataset, *numbers, epochs in datasets:
+            _phase_row(table, Text(f"  {dataset}"), numbers, planned, epochs or "all buckets 0")
     return Group(table, _delivered_by(con))
+
+
+def _phase_row(
+    table: Table, name: Text, numbers: Sequence[int | None], whole: int | None, epochs: str, style: str = ""
+) -> None:
+    """Planned, written, delivered; filled as far as delivered, or written where nobody has counted yet."""
+    planned, written, delivered = numbers
+    fill = percent(delivered if delivered is not None else written, planned)
+    cells = (*(short(number) for number in numbers), fill, percent(planned, whole))
+    table.add_row(name, *(Text(cell, style=style) for cell in cells), Text(epochs))
 
 
 _PHASES = """
 WITH rows AS (SELECT *, row_number() OVER () AS number FROM ledger)
 SELECT phase, dataset, sum(tokens_planned)::BIGINT, sum(tokens_written)::BIGINT, sum(tokens_delivered)::BIGINT,
-    string_agg(bucket || ' ' || CASE WHEN epoch_weight = 0 THEN '0' ELSE printf('%.2f', epoch_weight) END, ', '
-        ORDER BY number)
+    string_agg(bucket || ' ' || printf('%.2f', epoch_weight), ', ' ORDER BY number) FILTER (epoch_weight > 0)
 FROM rows GROUP BY phase, dataset ORDER BY min(phase_index), min(number)
 """
 

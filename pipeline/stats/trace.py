@@ -385,12 +385,11 @@ class _Tracer:
 
         A path header belongs to the file below it. None where a step changed the text after it was joined.
         """
-        parents = self._parent_texts(key)
         joined = self._final_text(key, dataset)
-        if len(parents) < 2 or joined is None or not joined.startswith(so_far.rstrip("\ufffd")):
+        if joined is None or not joined.startswith(so_far.rstrip("\ufffd")):
             return None, None
         cursor = 0
-        for parent, text in parents:
+        for parent, text in self._parent_texts(key, joined):
             start = joined.find(text, cursor)
             if start < 0:
                 return None, None
@@ -408,10 +407,11 @@ class _Tracer:
         found = first_row(self.con, f"SELECT text FROM {rows.scan()} WHERE id = ? LIMIT 1", [key])
         return None if found is None else found[0]
 
-    def _parent_texts(self, key: bytes) -> list[tuple[bytes, str]]:
+    def _parent_texts(self, key: bytes, joined: str) -> list[tuple[bytes, str]]:
         """The documents joined into this one with the text that they had then, in order; none unless all are found.
 
-        The last step before the joining that holds a document is asked.
+        A document's text changes from step to step (FIM rearranges it), so of the steps before the joining the last one
+        whose text occurs in `joined` is taken.
         """
         joining = next((rows for rows in self.rows if self._parent_ids(rows, key)), None)
         if joining is None:
@@ -422,7 +422,8 @@ class _Tracer:
             missing = [one for one in ids if one not in texts]
             if missing and "text" in rows.columns:
                 sql = f"SELECT id, text FROM {rows.scan()} WHERE id IN (SELECT unnest(?::BLOB[])) AND text IS NOT NULL"
-                texts |= dict(self.con.execute(sql, [missing]).fetchall())
+                found = self.con.execute(sql, [missing]).fetchall()
+                texts |= {parent: text for parent, text in found if text in joined}
         return [(one, texts[one]) for one in ids] if len(texts) == len(ids) else []
 
 
