@@ -23,12 +23,14 @@ from pipeline.catalog import producers
 from pipeline.engine.executors import opened
 from pipeline.engine.graph import PlanError
 from pipeline.engine.lock import RunIsLocked, locked
+from pipeline.engine.parts import read_table
 from pipeline.engine.plan import Plan, make_plan, status_of
 from pipeline.engine.printed import plan_json, plan_lines
 from pipeline.engine.progress import EventLog, LiveTable, PlainLines, Several, duration
+from pipeline.engine.publish import publish_tables
 from pipeline.engine.run import Driver, Listener, StepFailed, UnexpectedDrop
 from pipeline.engine.storage import Storage
-from pipeline.engine.task import read_table, table_path
+from pipeline.engine.task import table_path
 from pipeline.ingest.paths import input_file
 from pipeline.recipe import Recipe, RecipeError, load_recipe
 
@@ -227,6 +229,7 @@ def _write_tail(storage: Storage, recipe: Recipe, made: Plan, started: float) ->
     elif recipe.tokenizer is not None and recipe.curriculum is not None:
         table = read_table(storage, table_path(made.step("tokenizer/train").folder))
         storage.write("tokenizer.json", table["tokenizer_json"][0].as_py())
+    publish_tables(made, storage)
     write_catalog(storage.address)
     head = storage.read_json("run.json")
     storage.write_json("run.json", {**head, "finished": time.time(), "seconds": round(time.time() - started, 2)})

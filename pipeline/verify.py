@@ -27,7 +27,8 @@ import pyarrow as pa
 import xxhash
 
 from pipeline.curriculum.ledger import with_delivered
-from pipeline.engine.parts import read_batches, read_table, write_table
+from pipeline.engine.parts import read_batches, read_table
+from pipeline.engine.publish import republish
 from pipeline.engine.storage import Storage
 from pipeline.tokens.reading import idx_lengths
 
@@ -351,10 +352,9 @@ def _check_ledger(
     storage: Storage, delivered: Delivered, by: str, blends: list[Blend], shards: list[dict[str, Any]], report: Report
 ) -> None:
     """Delivered against written and planned; then the ledger is rewritten with what was delivered."""
-    ledger = with_delivered(read_table(storage, LEDGER), delivered, by)
-    with storage.transaction() as files:
-        write_table(files, LEDGER, ledger)
-        files.commit()
+    before = read_table(storage, LEDGER)
+    ledger = with_delivered(before, delivered, by)
+    republish(storage, LEDGER, ledger.replace_schema_metadata(before.schema.metadata))
     rows = ledger.to_pylist()
     prefixes: dict[tuple[str, str, str], int] = defaultdict(int)
     for owner in _owners(storage, shards).values():

@@ -136,7 +136,7 @@ def test_an_error_in_an_extended_recipe_names_that_file(recipe: Path, tmp_path: 
     changed(recipe, "rate: 0.5", "ratee: 0.5")
     child = tmp_path / "child.yaml"
     child.write_text("extends: example.yaml\nname: child\n")
-    with pytest.raises(RecipeError, match="example.yaml:12: unknown key 'ratee'"):
+    with pytest.raises(RecipeError, match=r"example.yaml:12: unknown key 'ratee'"):
         load_recipe(child)
 
 
@@ -153,7 +153,7 @@ def test_aliases_that_multiply_are_refused(tmp_path: Path) -> None:
 def test_what_is_no_recipe_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "odd.yaml"
     path.write_text(text)
-    with pytest.raises(RecipeError, match="odd.yaml"):
+    with pytest.raises(RecipeError, match=r"odd.yaml"):
         load_recipe(path)
 
 

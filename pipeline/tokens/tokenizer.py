@@ -20,7 +20,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import awkward as ak  # type: ignore[import-untyped]
+import awkward as ak
 import fsspec
 import gigatoken
 import numpy as np
