@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from pipeline.schema import document_id
-from pipeline.tokens.blends import Blends, megatron_counts, samples, weights_for
+from pipeline.tokens.blends import Blends, megatron_counts, phase_samples, samples, weights_for
 from pipeline.tokens.megatron import MegatronWriter, Sequences, index_bytes, token_type
 from pipeline.tokens.phase_shards import PREFIXES, SLICES, PhaseShards
 from pipeline.tokens.reading import digest_of, idx_lengths
@@ -385,3 +385,21 @@ def test_a_packed_sample_is_one_bin_whose_padding_costs_nothing(files, tokenizer
         off = {one: seen[number, one] - reads * times for one, times in bins[dataset_name].items()}
         assert sum(off.values()) == 0
         assert sum(map(abs, off.values())) <= 2  # the last sample comes from an epoch that Megatron opens for it
+
+
+def test_remainders_of_small_prefixes_add_up_to_sequences_for_the_largest() -> None:
+    rows = [
+        {"packing": "concatenate", "reads": 1, "tokens": tokens, "sequence_length": 100}
+        for tokens in (150, 190, 170, 201)
+    ]
+    assert [samples(row) for row in rows] == [1, 1, 1, 2]
+    assert phase_samples(rows) == [1, 2, 2, 2]  # 711 tokens are 7 sequences
+    assert phase_samples([{**row, "packing": "best_fit", "sequences": 3} for row in rows]) == [3, 3, 3, 3]
+
+
+def test_a_prefix_taken_one_sequence_beyond_its_reads_is_delivered_so_by_our_arithmetic() -> None:
+    counts = phase_samples(
+        [{"packing": "concatenate", "reads": 2, "tokens": 37 + n, "sequence_length": 16} for n in range(40)]
+    )
+    assert sum(counts) == sum(2 * (37 + n) for n in range(40)) // 16
+    assert megatron_counts([float(w) for w in weights_for(counts)], sum(counts)) == counts

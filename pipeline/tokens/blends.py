@@ -75,7 +75,7 @@ class Blends(Sink):
             yield pa.RecordBatch.from_pylist(described, schema=BLENDS)
 
     def _write_phase(self, phase: str, rows: list[dict[str, Any]], files: RunFiles) -> list[dict[str, Any]]:
-        counts = [samples(row) for row in rows]
+        counts = phase_samples(rows)
         weights = iter(weights_for([count for count in counts if count]))
         described = [
             {
@@ -139,6 +139,23 @@ def samples(row: dict[str, Any]) -> int:
     if row["packing"] == "best_fit":
         return int(row["reads"] * row["sequences"])
     return int(max(row["reads"] * row["tokens"] - 1, 0) // row["sequence_length"])
+
+
+def phase_samples(rows: Sequence[dict[str, Any]]) -> list[int]:
+    """Training sequences to take of each prefix of a phase, so that the phase is delivered to within one sequence.
+
+    Whole sequences of each prefix leave up to one sequence of each over, which in a small phase of many prefixes adds
+    up. As many as these remainders make together are handed to the prefixes with the largest ones (the first where
+    equal): such a prefix is read its whole number of times and up to one sequence more.
+    """
+    counts = [samples(row) for row in rows]
+    loose = [i for i, row in enumerate(rows) if row["packing"] != "best_fit"]
+    if loose:
+        length = rows[0]["sequence_length"]
+        left = [rows[i]["reads"] * rows[i]["tokens"] - counts[i] * length for i in loose]
+        for _, i in sorted(zip([-one for one in left], loose, strict=True))[: sum(left) // length]:
+            counts[i] += 1
+    return counts
 
 
 def megatron_counts(weights: Sequence[float], total: int) -> list[int]:
