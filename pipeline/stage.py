@@ -31,6 +31,30 @@ from pipeline.schema import CREATED, ID, LANGUAGE, LICENCE, ORIGIN, TEXT, docume
 Word = Literal["source", "filter", "annotate", "expand", "exchange", "fold", "sink"]
 
 
+@dataclass(frozen=True)
+class Resources:
+    """What one task of a stage asks of the machine that runs it. Never part of its identity.
+
+    Memory is the peak of a whole worker process: interpreter, libraries and kernels (0.3 GB), batches on their way
+    (16 MB of text each, several copies), and what the stage itself holds.
+    """
+
+    num_cpus: float = 1.0
+    num_gpus: float = 0.0
+    memory_bytes: int = 1 << 30
+    gpu_optional: bool = False
+    """The stage runs without its GPU where there is none, with the same rows."""
+
+    def __or__(self, other: Resources) -> Resources:
+        """What two stages in one task ask for: the larger of each."""
+        return Resources(
+            max(self.num_cpus, other.num_cpus),
+            max(self.num_gpus, other.num_gpus),
+            max(self.memory_bytes, other.memory_bytes),
+            (self.gpu_optional or not self.num_gpus) and (other.gpu_optional or not other.num_gpus),
+        )
+
+
 class Stage(BaseModel):
     """Frozen settings, validated when the recipe is read; unknown keys are errors."""
 
@@ -66,6 +90,10 @@ class Stage(BaseModel):
     def packages(self) -> tuple[str, ...]:
         """Installed distributions whose version is part of this stage's identity (a parser, a model that ships in one)."""
         return ()
+
+    def resources(self) -> Resources:
+        """Cores, GPUs and memory of one task. A stage with a GPU never shares a task with stages without one."""
+        return Resources()
 
     def bound(self, *, name: str = "", seed: int = 0, tables: Mapping[str, pa.Table] | None = None) -> Self:
         """A copy that knows where it runs: its step name, the recipe's seed, the fold tables it asked for."""

@@ -1,7 +1,7 @@
 """The physical plan: which tasks run, what each reads and writes, and which steps are done already.
 
 Neighbouring row-local stages fuse into one physical step. Cuts come at an Exchange, a Fold, a Sink, where rows have
-two consumers, at the end of a dataset, and at `checkpoint: true`.
+two consumers, at the end of a dataset, between stages with and without a GPU, and at `checkpoint: true`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
+from operator import or_
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -16,7 +18,7 @@ import pyarrow as pa
 from pipeline.engine.graph import FileVersions, Node, Producers, build_graph, digest
 from pipeline.engine.storage import Storage
 from pipeline.engine.task import Placed, Read, Task, part_path, table_path
-from pipeline.stage import Chain, Exchange, Expand, Fold, Sink, Source, SourcePart
+from pipeline.stage import Chain, Exchange, Expand, Fold, Resources, Sink, Source, SourcePart, Stage
 
 Kind = Literal["rows", "exchange", "summary", "fold", "sink"]
 
@@ -49,6 +51,12 @@ class PhysicalStep:
     publish: str | None = None
     keep: bool = False
     where: str = ""
+
+    @property
+    def resources(self) -> Resources:
+        """What each of its tasks asks for: the most that any of its stages does."""
+        stages = (placed.stage for placed in (self.head, *self.chain, self.write) if placed is not None)
+        return reduce(or_, (stage.resources() for stage in stages), Resources())
 
 
 @dataclass
@@ -156,7 +164,9 @@ class _Planner:
         following = self.consumers[node.key]
         if isinstance(node.stage, Exchange):
             return node.ends_dataset or len(following) != 1
-        return node.checkpoint or node.ends_dataset or len(following) != 1 or len(following[0].inputs) > 1
+        if node.checkpoint or node.ends_dataset or len(following) != 1 or len(following[0].inputs) > 1:
+            return True
+        return _changes_machine(node.stage, following[0].stage)
 
     def _materialised(self, node: Node, pipe: _Pipe) -> _Pipe:
         label = f"{node.name}/rows" if isinstance(node.stage, Exchange) else node.name
@@ -222,6 +232,13 @@ class _Planner:
         return step
 
 
+def _changes_machine(before: Stage, after: Stage) -> bool:
+    """Whether neighbours differ in needing a GPU. What ends at an exchange is cut there already."""
+    if isinstance(after, Exchange) or (isinstance(after, Expand) and after.groups_by()):
+        return False
+    return bool(before.resources().num_gpus) != bool(after.resources().num_gpus)
+
+
 def _narrowed(pipe: _Pipe, write: Placed | None) -> pa.Schema | None:
     """Columns to read from parts: all of them, or only what the first stage needs where it says so."""
     schema = pipe.read_schema
@@ -250,9 +267,11 @@ def tasks_of(plan: Plan, step: PhysicalStep, parts: Mapping[str, int], table_row
         return Task(
             step_key=step.key, folder=step.folder, part=number, part_name=name, label=label, read=read, chain=step.chain,
             write=step.write, fold=step.kind == "fold", seed=plan.seed, publish=step.publish, keep=step.keep, bytes_in=size,
+            resources=resources,
         )  # fmt: skip
 
     label = plan.step(step.reads[0]).dataset if step.reads else step.dataset
+    resources = step.resources
     if step.read_kind == "source":
         assert step.head is not None
         return [

@@ -28,6 +28,7 @@ from pipeline.stage import (
     Expand,
     Filter,
     Fold,
+    Resources,
     Sink,
     Source,
     SourcePart,
@@ -83,6 +84,8 @@ class Task:
     keep: bool = False
     """True for a dataset's own rows, which stay (zstd)."""
     bytes_in: int = 0
+    resources: Resources = Resources()
+    """The most that any of its stages asks for."""
 
     @property
     def account_path(self) -> str:
