@@ -38,6 +38,7 @@ $(BIN)/python:
 
 $(VENV)/core.installed: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) --editable .
+	$(BIN)/python -c "import pipeline.catalog"  # compiles the kernels, once
 	touch $@
 
 # torch first and by its exact version: a bare `torch` may bring gigabytes of CUDA (see README, "Megatron")
