@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import platform
@@ -10,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -26,9 +24,9 @@ from pipeline.engine.lock import RunIsLocked, locked
 from pipeline.engine.parts import read_table
 from pipeline.engine.plan import Plan, make_plan, status_of
 from pipeline.engine.printed import plan_json, plan_lines
-from pipeline.engine.progress import EventLog, LiveTable, PlainLines, Several, duration
+from pipeline.engine.progress import duration, watching
 from pipeline.engine.publish import publish_tables
-from pipeline.engine.run import Driver, Listener, StepFailed, UnexpectedDrop
+from pipeline.engine.run import Driver, StepFailed, UnexpectedDrop
 from pipeline.engine.storage import Storage
 from pipeline.engine.task import table_path
 from pipeline.ingest.paths import input_file
@@ -144,11 +142,11 @@ def run(
         with locked(storage):
             _write_head(storage, loaded, made, executor, workers, started)
             with (
-                _listeners(storage, plain) as listener,
                 opened(executor, storage.address, workers=workers, cluster=address or None) as places,
+                watching(storage, places, out, title=loaded.name, workers=workers, plain=plain) as listener,
             ):
                 Driver(made, storage, places, listener).run()
-            _write_tail(storage, loaded, made, started)
+                _write_tail(storage, loaded, made, started)
     except (RunIsLocked, StepFailed, UnexpectedDrop) as error:
         _report_failure(storage, error)
     except KeyboardInterrupt:
@@ -168,19 +166,6 @@ def _report_failure(storage: Storage, error: Exception) -> NoReturn:
             soft_wrap=True,
         )
     _fail(error)
-
-
-@contextlib.contextmanager
-def _listeners(storage: Storage, plain: bool) -> Iterator[Listener]:
-    with contextlib.ExitStack() as stack:
-        listeners: list[Listener] = []
-        if storage.local:
-            listeners.append(EventLog(stack.enter_context(open(storage.url("events.jsonl"), "a"))))
-        if out.is_terminal and not plain:
-            listeners.append(stack.enter_context(LiveTable(out)))
-        else:
-            listeners.append(PlainLines(out))
-        yield Several(listeners)
 
 
 def _write_head(storage: Storage, recipe: Recipe, made: Plan, executor: str, workers: int, started: float) -> None:
