@@ -7,6 +7,9 @@
    sample to the last; elsewhere the same arithmetic is done here, and the ledger says by whom.
 4. Samples per dataset and bucket, times the sequence length, are the ledger's `tokens_delivered`.
 
+Of a run on an object store every `.idx` is copied to a temporary folder, and the `.bin` with it as long as all of
+megatron/ is at most COPY_BYTES: then megatron-core reads the copies. Above, it is left out, in so many words.
+
 Memory: shards are mapped and compared in pieces of CHUNK_BYTES; megatron-core holds 20 bytes per sample of a phase.
 """
 
@@ -15,10 +18,12 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import tempfile
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +38,7 @@ from pipeline.engine.storage import Storage
 from pipeline.tokens.reading import idx_lengths
 
 CHUNK_BYTES = 32 << 20
+COPY_BYTES = 4 << 30
 LEDGER = "curriculum/ledger.parquet"
 SHARDS = "curriculum/shards_written.parquet"
 Delivered = dict[tuple[str, str, str], int]
@@ -76,11 +82,55 @@ def verify_run(storage: Storage, *, use_megatron: bool = True) -> Report:
     shards = read_table(storage, SHARDS).to_pylist()
     _check_files(storage, shards, report)
     _check_token_shards(storage, report)
-    _check_pairs(storage, shards, report)
-    blends = list(_blends(storage, shards, report))
-    delivered, by = _delivered(storage, blends, shards, report, use_megatron)
+    with _on_disk(storage, shards, use_megatron) as copies:
+        _check_pairs(storage, shards, copies, report)
+        blends = list(_blends(storage, shards, report))
+        delivered, by = _delivered(storage, blends, shards, copies, report, use_megatron)
     _check_ledger(storage, delivered, by, blends, shards, report)
     return report
+
+
+@dataclass(frozen=True)
+class _Copies:
+    """Megatron files where local readers find them: the run's own folder, or copies."""
+
+    root: str
+    complete: bool
+    """False when the `.bin` are holes of the right size."""
+
+    def path(self, path: str) -> str:
+        """Local path of a file of the run."""
+        return os.path.join(self.root, path)
+
+
+@contextmanager
+def _on_disk(storage: Storage, shards: list[dict[str, Any]], use_megatron: bool) -> Iterator[_Copies]:
+    if storage.local:
+        yield _Copies(storage.root, complete=True)
+        return
+    paths = [shard["path"] for shard in shards if shard["format"] == "megatron"]
+    paths = [path for path in paths if storage.exists(path)]  # what is missing was told already
+    sizes = {path: storage.size(path) for path in paths}
+    with tempfile.TemporaryDirectory(prefix="tokenmill-verify-") as folder:
+        room = shutil.disk_usage(folder).free
+        copies = _Copies(folder, use_megatron and sum(sizes.values()) <= min(COPY_BYTES, room // 2))
+        for path, size in sizes.items():
+            os.makedirs(os.path.dirname(copies.path(path)), exist_ok=True)
+            index = path.removesuffix(".bin") + ".idx"
+            if storage.exists(index):
+                _copy(storage, index, copies.path(index))
+            if copies.complete:
+                _copy(storage, path, copies.path(path))
+            else:
+                with open(copies.path(path), "wb") as file:
+                    file.truncate(size)
+        yield copies
+
+
+def _copy(storage: Storage, path: str, target: str) -> None:
+    with storage.open(path) as file, open(target, "wb") as copy:
+        while chunk := file.read_buffer(CHUNK_BYTES):
+            copy.write(chunk)
 
 
 # ---------------------------------------------------------------------------------------------------- files
@@ -153,7 +203,7 @@ def _check_token_shards(storage: Storage, report: Report) -> None:
     )
 
 
-def _check_pairs(storage: Storage, shards: list[dict[str, Any]], report: Report) -> None:
+def _check_pairs(storage: Storage, shards: list[dict[str, Any]], copies: _Copies, report: Report) -> None:
     """Each .idx against its .bin; each Arrow shard against its Megatron twin, token by token."""
     twins: dict[tuple[str, str, str, str], dict[str, dict[str, Any]]] = defaultdict(dict)
     for shard in shards:
@@ -164,7 +214,7 @@ def _check_pairs(storage: Storage, shards: list[dict[str, Any]], report: Report)
             continue
         path = megatron["path"]
         try:
-            index = idx_lengths(storage.url(path.removesuffix(".bin") + ".idx"))
+            index = idx_lengths(copies.path(path.removesuffix(".bin") + ".idx"))
         except (OSError, ValueError) as error:
             report.failures.append(f"{path}: {error}")
             continue
@@ -246,7 +296,12 @@ def _owners(storage: Storage, shards: list[dict[str, Any]]) -> dict[str, tuple[s
 
 
 def _delivered(
-    storage: Storage, blends: list[Blend], shards: list[dict[str, Any]], report: Report, use_megatron: bool
+    storage: Storage,
+    blends: list[Blend],
+    shards: list[dict[str, Any]],
+    copies: _Copies,
+    report: Report,
+    use_megatron: bool,
 ) -> tuple[Delivered, str]:
     owners = _owners(storage, shards)
     for blend in blends:
@@ -265,18 +320,27 @@ def _delivered(
                 f"left out: megatron-core is not installed ({error.name}); install the extra [megatron] to read back through it"
             )
         else:
-            if storage.local:
-                return _sum_samples(blends, owners, walk, report), "megatron-core"
+            if copies.complete:
+                local = {prefix: copies.path(prefix.removeprefix(storage.url(""))) for prefix in owners}
+                return _sum_samples(blends, owners, walk, report, local), "megatron-core"
             report.lines.append(
-                "left out: megatron-core reads a run on a disk only; copy the run to one to read it back"
+                f"left out: megatron-core, since megatron/ is over {COPY_BYTES / 1e9:.1f} GB or the temporary folder has no "
+                "room for twice that; copy the run to a disk to read it back"
             )
-    return _sum_samples(blends, owners, _own_walk, report), "tokenmill"
+    return _sum_samples(blends, owners, _own_walk, report, {prefix: prefix for prefix in owners}), "tokenmill"
 
 
-def _sum_samples(blends: list[Blend], owners: dict[str, tuple[str, str, str]], walk: Any, report: Report) -> Delivered:
+def _sum_samples(
+    blends: list[Blend],
+    owners: dict[str, tuple[str, str, str]],
+    walk: Callable[[Blend, Sequence[str]], list[int]],
+    report: Report,
+    local: dict[str, str],
+) -> Delivered:
+    """Walk every phase; `local` says where the files of a prefix lie on this disk."""
     delivered: Delivered = defaultdict(int)
     for blend in blends:
-        counts = walk(blend)
+        counts = walk(blend, [local[prefix] for prefix in blend.prefixes])
         for prefix, samples in zip(blend.prefixes, counts, strict=True):
             delivered[owners[prefix]] += int(samples) * blend.sequence_length
         report.lines.append(
@@ -285,7 +349,7 @@ def _sum_samples(blends: list[Blend], owners: dict[str, tuple[str, str, str]], w
     return dict(delivered)
 
 
-def _own_walk(blend: Blend) -> list[int]:
+def _own_walk(blend: Blend, prefixes: Sequence[str]) -> list[int]:
     """Samples per prefix by Megatron's arithmetic: ceil(N w), as _get_size_per_split_per_dataset computes it."""
     weights = np.array(blend.weights, np.float64)
     normal = (weights / weights.sum()).tolist()
@@ -306,8 +370,8 @@ def _megatron_walk(report: Report) -> Any:
         store = torch.distributed.HashStore()
         torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
 
-    def walk(blend: Blend) -> list[int]:
-        for prefix in blend.prefixes:
+    def walk(blend: Blend, prefixes: Sequence[str]) -> list[int]:
+        for prefix in prefixes:
             indexed = IndexedDataset(prefix)
             own = idx_lengths(f"{prefix}.idx")
             same = np.array_equal(indexed.sequence_lengths, own.lengths) and indexed.index.dtype == own.dtype.type
@@ -315,14 +379,14 @@ def _megatron_walk(report: Report) -> Any:
         with tempfile.TemporaryDirectory() as cache:
             config = GPTDatasetConfig(
                 random_seed=blend.seed, sequence_length=blend.sequence_length,
-                blend_per_split=[(list(blend.prefixes), list(blend.weights)), None, None],
+                blend_per_split=[(list(prefixes), list(blend.weights)), None, None],
                 reset_position_ids=blend.packed, reset_attention_mask=blend.packed, eod_mask_loss=blend.packed,
                 create_attention_mask=False, mid_level_dataset_surplus=0.0, path_to_cache=cache, tokenizer=_TrainersTokenizer(),
             )  # fmt: skip
             sizes = [blend.samples, None, None]
             train = BlendedMegatronDatasetBuilder(GPTDataset, sizes, lambda: True, config).build()[0]
-            counts = [0] * len(blend.prefixes)
-            single = len(blend.prefixes) == 1
+            counts = [0] * len(prefixes)
+            single = len(prefixes) == 1
             for sample in range(blend.samples if single else len(train)):
                 tokens = train[sample]["tokens"]
                 if len(tokens) != blend.sequence_length:

@@ -1,8 +1,10 @@
 """The run folder: the only place that opens its files, on a local disk or any fsspec URL (`s3://bucket/run`).
 
 A part's files appear together with one atomic step. On a disk each file is written under a temporary name and
-renamed; on an object store the upload is completed by the final PUT. Either way the part's account is written last and
-is what makes the part done, so a kill between two renames leaves files that nobody counts and the next run overwrites.
+renamed; on an object store the upload is completed by the final PUT (one PUT up to UPLOAD_BYTES, a multipart upload
+above, in pieces of that size: 160 GB at most). Either way the part's account is written last and is what makes the part
+done, so a kill between two renames leaves files that nobody counts and the next run overwrites. Nothing is ever found by
+listing that must not be missed: an account that a listing hides costs its part again, and gives the same bytes.
 """
 
 from __future__ import annotations
@@ -21,6 +23,17 @@ import pyarrow as pa
 import xxhash
 
 TEMPORARY = ".tmp-"
+UPLOAD_BYTES = 16 << 20
+READ_AHEAD_BYTES = 4 << 20
+"""Per open file of an object store: column chunks and record batches are larger, so they come in one request each."""
+
+# Inputs are opened through fsspec as well, by code that knows no engine.
+for _scheme in ("s3", "s3a"):
+    fsspec.register_implementation(_scheme, "pipeline.engine.s3.PatientS3", clobber=True)
+
+
+class StorageUnavailable(ConnectionError):
+    """The object store failed for longer than the retries last; its message names it and says what to do."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +83,65 @@ class _ChecksummedFile(io.RawIOBase):
         return WrittenFile(self.path, self._size, self._hash.hexdigest())
 
 
+class _Upload:
+    """A file of an object store: kept here up to UPLOAD_BYTES, then a multipart upload. Visible at `commit`."""
+
+    def __init__(self, fs: Any, url: str) -> None:
+        self._fs, self._url = fs, url
+        self._waiting = bytearray()
+        self._size = 0
+        self._parts: Any = None
+        self.closed = False
+
+    def write(self, data: memoryview) -> None:
+        self._size += len(data)
+        if self._parts is None:
+            self._waiting += data
+            if len(self._waiting) < UPLOAD_BYTES:
+                return
+            self._parts = self._fs.open(self._url, "wb", autocommit=False, block_size=UPLOAD_BYTES)
+            data, self._waiting = memoryview(self._waiting), bytearray()
+        for start in range(0, len(data), UPLOAD_BYTES):  # so that one large write does not become one huge piece
+            self._parts.write(data[start : start + UPLOAD_BYTES])
+
+    def flush(self) -> None:
+        """Pieces go when they are full."""
+
+    def close(self) -> None:
+        """No more bytes; still invisible."""
+        if self._parts is not None and not self.closed:
+            self._parts.close()
+        self.closed = True
+
+    def commit(self) -> None:
+        """One PUT, or the end of the multipart upload. Doing it again with the same bytes does no harm."""
+        if self._parts is None:
+            self._fs.pipe_file(self._url, bytes(self._waiting))
+            return
+        try:
+            self._parts.commit()
+        except FileNotFoundError:  # its answer was lost, and the second try found the upload gone: because it is done
+            if not self._is_there():
+                raise
+        if not self._is_there():
+            msg = f"{self._url}: {self._size} bytes were uploaded, but the store does not hold a file of that size"
+            raise StorageUnavailable(msg)
+
+    def _is_there(self) -> bool:
+        try:
+            return int(self._fs.size(self._url)) == self._size
+        except FileNotFoundError:
+            return False
+
+    def discard(self) -> None:
+        """Forget it, and what was uploaded."""
+        self.closed = True
+        self._waiting = bytearray()
+        if self._parts is not None:
+            self._parts.discard()
+            self._parts.closed = True  # else its collection would try to finish it
+
+
 class Transaction:
     """Files that become visible together, in the order in which they were created (stage.RunFiles for sinks)."""
 
@@ -88,7 +160,7 @@ class Transaction:
             raw: Any = open(temporary, "wb")  # noqa: SIM115 - closed by commit or abort
         else:
             temporary = ""
-            raw = self._storage.fs.open(self._storage.url(path), "wb", autocommit=False)
+            raw = _Upload(self._storage.fs, self._storage.url(path))
         file = _ChecksummedFile(raw, path)
         self._files.append((file, raw, temporary))
         return file  # type: ignore[return-value]
@@ -117,14 +189,14 @@ class Transaction:
     def abort(self) -> None:
         """Forget all files that were not committed."""
         for file, raw, temporary in self._files:
-            with suppress(OSError, ValueError):
-                file.close()
             file.aborted = True
             if self._storage.local:
+                with suppress(OSError, ValueError):
+                    file.close()
                 with suppress(OSError):
                     os.unlink(temporary)
             else:
-                with suppress(OSError, AttributeError):
+                with suppress(OSError, ValueError):
                     raw.discard()
         self._files = []
 
@@ -133,8 +205,9 @@ class Storage:
     """A run's folder. Paths are relative to it, with `/`, and never leave it."""
 
     def __init__(self, root: str) -> None:
-        self.fs, bare = fsspec.core.url_to_fs(str(root))
-        protocols = self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,)
+        fs, bare = _file_system(str(root))
+        self._fs, self._pid = fs, os.getpid()
+        protocols = fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,)
         self.local = "file" in protocols or "local" in protocols
         self.root = os.path.abspath(bare) if self.local else bare.rstrip("/")
         self.address = self.root if self.local else f"{protocols[0]}://{self.root}"
@@ -142,6 +215,13 @@ class Storage:
 
     def __reduce__(self) -> tuple[type[Storage], tuple[str]]:
         return Storage, (self.address,)
+
+    @property
+    def fs(self) -> Any:
+        """The file system, for this process: one made before a fork has an event loop that did not come along."""
+        if self._pid != os.getpid():
+            self._fs, self._pid = _file_system(self.address)[0], os.getpid()
+        return self._fs
 
     @staticmethod
     def check_path(path: str) -> None:
@@ -202,19 +282,29 @@ class Storage:
         """For reading at any offset: memory-mapped on a disk, ranged requests elsewhere."""
         if self.local:
             return pa.memory_map(self.url(path), "r")
-        return pa.PythonFile(self.fs.open(self.url(path), "rb"), mode="r")
+        return pa.PythonFile(self.fs.open(self.url(path), "rb", block_size=READ_AHEAD_BYTES), mode="r")
 
     def read_range(self, path: str, start: int, length: int) -> pa.Buffer:
         """`length` bytes from `start`, in one request (a view of the page cache on a disk)."""
         if self.local:
             with pa.memory_map(self.url(path), "r") as file:
                 file.seek(start)
-                return file.read_buffer(length)
-        return pa.py_buffer(self.fs.cat_file(self.url(path), start=start, end=start + length))
+                found = file.read_buffer(length)
+        else:
+            data = self.fs.cat_file(self.url(path), start=start, end=start + length) if length else b""
+            found = pa.py_buffer(data)
+        if found.size != length:
+            msg = f"{self.url(path)}: {length} bytes from {start} were asked for, but only {found.size} are there; was it cut?"
+            raise OSError(msg)
+        return found
 
     def remove_temporary_files(self, folder: str) -> None:
-        """Delete what a killed worker left half-written in `folder` and below (a disk only; uploads expire by themselves)."""
-        if self.local:
+        """Delete what a killed worker left half-written in `folder` and below."""
+        if not self.local:
+            if hasattr(self.fs, "abort_uploads"):
+                with suppress(OSError):  # only room is at stake, and not every store can list them
+                    self.fs.abort_uploads(self.url(folder))
+        else:
             for where, _, names in os.walk(self.url(folder)):
                 for name in names:
                     if name.startswith(TEMPORARY):
@@ -229,3 +319,14 @@ class Storage:
             yield files
         finally:
             files.abort()
+
+
+def _file_system(root: str) -> tuple[Any, str]:
+    """The file system of a path or URL, and the path as it knows it."""
+    if root.split("://")[0] in ("s3", "s3a"):
+        from pipeline.engine.s3 import PatientS3
+
+        fs = PatientS3()
+        return fs, str(fs._strip_protocol(root))
+    fs, bare = fsspec.core.url_to_fs(root)
+    return fs, str(bare)

@@ -311,9 +311,24 @@ def _root(con: duckdb.DuckDBPyConnection) -> str:
 
 
 def _downloaded(run: Run) -> duckdb.DuckDBPyConnection:
-    if not run.exists(CATALOG):
-        write_catalog(run.root)
     with tempfile.TemporaryDirectory() as scratch:  # DuckDB keeps the file open; its name may go
         path = os.path.join(scratch, CATALOG)
+        if run.exists(CATALOG):
+            run.fs.get_file(run.url(CATALOG), path)
+            con = duckdb.connect(path, read_only=True)
+            if _root(con) == run.root and _progress(con) == [
+                (s.key, s.folder, run.files[s.key].done) for s in run.steps
+            ]:
+                return con
+            con.close()
+            os.unlink(path)
+        write_catalog(run.root)
         run.fs.get_file(run.url(CATALOG), path)
         return duckdb.connect(path, read_only=True)
+
+
+def _progress(con: duckdb.DuckDBPyConnection) -> list[tuple[str, str, bool]]:
+    """(key, folder, done) of every step when the catalog was written."""
+    root = _root(con)
+    rows = con.execute("SELECT dataset || '/' || step, folder, done FROM steps ORDER BY number").fetchall()
+    return [(key, folder.removeprefix(f"{root}/"), done) for key, folder, done in rows]

@@ -1,8 +1,9 @@
 """The files of a run as its readers find them: `plan.json` names the folders in force, accounts say which parts count.
 
 Folders of earlier settings may lie beside those in force, and a killed worker may leave a part without an account;
-neither is ever listed here. A finished step costs one read (its manifest) whatever its number of parts: DuckDB is given
-a pattern. A step in progress is listed part by part.
+neither is ever listed here. A finished step costs one read (its manifest) whatever its number of parts: on a disk DuckDB
+is given a pattern, on an object store the names in the manifest, since a listing could hide some. A step in progress is
+listed part by part.
 """
 
 # ruff: noqa: S608 - paths go through `quoted`
@@ -156,7 +157,7 @@ class Run:
             seconds=manifest["seconds"],
             outputs=self._outputs(step, paths),
             drops=self._pattern(f"{step.folder}/drops", "parquet", paths),
-            accounts=(self._escaped(f"{step.folder}/account/part-*.json"),) if manifest["parts"] else (),
+            accounts=self._accounts(step, manifest["parts"]),
         )
 
     def _outputs(self, step: RunStep, paths: Sequence[str]) -> tuple[str, ...]:
@@ -168,8 +169,16 @@ class Run:
     def _pattern(self, folder: str, suffix: str, paths: Sequence[str]) -> tuple[str, ...]:
         """A pattern over the parts in `folder`, where there are any (DuckDB refuses a pattern that matches nothing)."""
         start, end = f"{folder}/part-", f".{suffix}"
-        found = any(path.startswith(start) and path.endswith(end) for path in paths)
-        return (self._escaped(f"{start}*{end}"),) if found else ()
+        found = [path for path in paths if path.startswith(start) and path.endswith(end)]
+        if self.local and found:
+            return (self._escaped(f"{start}*{end}"),)
+        return tuple(self._escaped(path) for path in sorted(found))
+
+    def _accounts(self, step: RunStep, parts: int) -> tuple[str, ...]:
+        folder = f"{step.folder}/account"
+        if self.local and parts:
+            return (self._escaped(f"{folder}/part-*.json"),)
+        return tuple(self._escaped(f"{folder}/part-{part:05d}.json") for part in range(parts))
 
     def _unfinished(self, step: RunStep) -> StepFiles:
         """Parts that have an account, one by one: their number is what a killed or running step got to."""
