@@ -20,14 +20,14 @@ from pipeline import __version__
 from pipeline.catalog import producers
 from pipeline.engine.executors import opened
 from pipeline.engine.graph import PlanError
-from pipeline.engine.lock import RunIsLocked, locked
+from pipeline.engine.lock import RunIsLocked, holder_of, locked
 from pipeline.engine.parts import read_table
 from pipeline.engine.plan import Plan, make_plan, status_of
 from pipeline.engine.printed import plan_json, plan_lines
 from pipeline.engine.progress import duration, watching
 from pipeline.engine.publish import publish_tables
 from pipeline.engine.run import Driver, StepFailed, UnexpectedDrop
-from pipeline.engine.storage import Storage
+from pipeline.engine.storage import Storage, StorageUnavailable
 from pipeline.engine.task import table_path
 from pipeline.ingest.paths import input_file
 from pipeline.recipe import Recipe, RecipeError, load_recipe
@@ -147,7 +147,7 @@ def run(
             ):
                 Driver(made, storage, places, listener).run()
                 _write_tail(storage, loaded, made, started)
-    except (RunIsLocked, StepFailed, UnexpectedDrop) as error:
+    except (RunIsLocked, StepFailed, UnexpectedDrop, StorageUnavailable) as error:
         _report_failure(storage, error)
     except KeyboardInterrupt:
         _fail("interrupted; run the same command again to continue", 130)
@@ -256,11 +256,8 @@ def status(folder: RunFolder) -> None:
 
 
 def _at_work(storage: Storage) -> str:
-    try:
-        with locked(storage):
-            return "nobody works in the folder"
-    except RunIsLocked as error:
-        return str(error).split(":")[0]
+    holder = holder_of(storage)
+    return f"{holder} works in the folder" if holder else "nobody works in the folder"
 
 
 @app.command()
@@ -325,6 +322,10 @@ def verify(
         out.print(_escaped(line), soft_wrap=True)
     for failure in report.failures:
         err.print(f"[bold red]FAIL[/] {_escaped(failure)}", soft_wrap=True)
+    if not storage.local:  # its catalog holds tables, and the ledger has just changed
+        from pipeline.stats.catalog import write_catalog
+
+        write_catalog(storage.address)
     if report.failures:
         _fail(f"{len(report.failures)} checks failed")
     out.print(f"digest {report.digest}")
@@ -340,7 +341,11 @@ def _existing(folder: str) -> Storage:
 def main() -> None:
     """Entry point of the command."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    app()
+    try:
+        app()
+    except (StorageUnavailable, PermissionError) as error:  # the message says what to do; a trace would say no more
+        err.print(f"[bold red]error[/] {_escaped(str(error))}", soft_wrap=True)
+        sys.exit(1)
 
 
 if __name__ == "__main__":
