@@ -15,8 +15,9 @@ import io
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from ruamel.yaml import YAML
@@ -30,7 +31,7 @@ from pipeline.curriculum.slices import Slices
 from pipeline.curriculum.solver import SolveCurriculum
 from pipeline.curriculum.spec import Curriculum
 from pipeline.curriculum.supply import Supply
-from pipeline.stage import DATASET, NOTHING, AsItIs, Chain, Exchange, Fold, Sink, Source, Stage, Step
+from pipeline.stage import DATASET, NOTHING, AsItIs, Chain, Exchange, Fold, OnError, Sink, Source, Stage, Step
 from pipeline.tokens.blends import Blends
 from pipeline.tokens.phase_shards import PhaseShards
 from pipeline.tokens.shards import TokenShards
@@ -41,7 +42,7 @@ __all__ = ["Recipe", "RecipeError", "load_recipe", "producers"]
 
 MAX_RECIPE_BYTES = 1 << 20
 MAX_NODES = 100_000  # a recipe whose aliases multiply beyond this is an attack, not a recipe
-STEP_OPTIONS = ("kind", "name", "when", "expect_drop", "checkpoint")
+STEP_OPTIONS = ("kind", "name", "when", "expect_drop", "checkpoint", "on_error")
 RESERVED_DATASETS = ("curriculum", "tokenizer")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 _STEP_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
@@ -235,13 +236,16 @@ class Recipe:
 
     def __init__(self, tree: dict[str, Any], source: _Source, folder: Path) -> None:
         self.resolved, self._source, self.folder = tree, source, folder
-        self._keys((), tree, ("name", "seed", "tokenizer", "datasets", "curriculum", "outputs", "description"))
+        self._keys(
+            (), tree, ("name", "seed", "on_error", "tokenizer", "datasets", "curriculum", "outputs", "description")
+        )
         self.name = self._text(("name",), tree.get("name", "unnamed"))
         seed = tree.get("seed", 0)
         if not isinstance(seed, int) or isinstance(seed, bool):
             msg = f"{source.at(('seed',))}: seed is a whole number, not {seed!r}"
             raise RecipeError(msg)
         self.seed = seed
+        self.on_error = self._on_error(("on_error",), tree.get("on_error"))
         self.outputs = self._settings(Outputs, ("outputs",), tree.get("outputs", {}))
         datasets = tree.get("datasets")
         if not isinstance(datasets, dict) or not datasets:
@@ -260,6 +264,11 @@ class Recipe:
         if not isinstance(value, str) or not _NAME.fullmatch(value):
             raise self._fail(path, f"{'.'.join(map(str, path))}: a name of letters, digits, '_' and '-', not {value!r}")
         return value
+
+    def _on_error(self, path: Sequence[str | int], value: Any) -> OnError | None:
+        if value not in (None, *get_args(OnError)):
+            raise self._fail(path, f"on_error is {' or '.join(get_args(OnError))}, not {value!r}")
+        return cast(OnError | None, value)
 
     def _keys(self, path: tuple[str | int, ...], value: Mapping[str, Any], legal: Sequence[str]) -> None:
         for key in value:
@@ -343,9 +352,14 @@ class Recipe:
         checkpoint = options.get("checkpoint", False)
         if not isinstance(checkpoint, bool):
             raise self._fail((*path, "checkpoint"), f"checkpoint is true or false, not {checkpoint!r}")
+        if source and "on_error" in options:
+            raise self._fail(
+                (*path, "on_error"), "on_error belongs to a step: a source drops unreadable records by itself"
+            )
         return Step(
             name=name, stage=stage, when=when, expect_drop=(float(band[0]), float(band[1])) if band else None,
-            checkpoint=checkpoint, where=self._source.at(path),
+            checkpoint=checkpoint, on_error=self._on_error((*path, "on_error"), options.get("on_error")),
+            where=self._source.at(path),
         )  # fmt: skip
 
     def _dataset(self, name: str, value: Any) -> Chain:
@@ -416,7 +430,7 @@ class Recipe:
         if (tokenizer.path is None) == (tokenizer.train is None):
             raise self._fail(("tokenizer",), "tokenizer: give either 'path' or 'train'")
         for name in tokenizer.train.datasets if tokenizer.train else ():
-            if name not in self.datasets:
+            if name.partition("@")[0] not in self.datasets:
                 raise self._fail(
                     ("tokenizer", "train"),
                     f"tokenizer.train.from: '{name}' is no dataset; datasets are {', '.join(self.datasets)}",
@@ -444,6 +458,12 @@ class Recipe:
 
     def chains(self) -> list[Chain]:
         """Everything that a run does, as chains of steps: the datasets, the tokenizer, the curriculum."""
+        return [
+            replace(chain, steps=tuple(replace(step, on_error=step.on_error or self.on_error) for step in chain.steps))
+            for chain in self._chains()
+        ]
+
+    def _chains(self) -> list[Chain]:
         mixed = self.mixed()
         chains = [
             Chain(c.name, c.steps + self._token_steps(c.name), c.rows) if c.name in mixed else c
