@@ -1,35 +1,54 @@
-"""The exchange: map tasks write one file each, reduce tasks read only their ranges and merge with bounded memory.
+"""The exchange: map tasks write one sorted file each, reduce tasks read one range of each and merge with bounded memory.
 
-A map task gathers rows until `SPILL_BYTES`, orders them by (partition, key, id) and appends one Arrow IPC stream per
-partition to its file, so the file is a row of sorted runs; a small JSON index beside it holds (offset, length, rows) of
-every run. M files for M map tasks, whatever the number of partitions.
+A map task gathers rows up to `SPILL_BYTES`, orders them by (partition, key, id), and writes them as one Arrow stream;
+when there is more, sorted runs go to a scratch file first and are merged into that stream at the end. Beside it lies a
+table of three little-endian int64 per partition: offset, length, rows. So there are M files for M map tasks, and a reduce
+task needs 24 bytes and one range of each, whatever the number of partitions. A block (one Arrow message) holds rows of
+one partition, about a megabyte of them; a row that is larger is a block of its own.
 
-A reduce task maps its runs (a disk) or fetches each range with one request (an object store), reads their keys and
-ids, works out the global order once, and then gathers batch after batch: since every run is already in that order, a
-batch needs one contiguous slice of each run. Memory: keys, ids and row sizes of one partition (about 48 bytes a row)
-plus one batch.
+A reduce task maps its ranges. Those of an object store are first fetched into a scratch file, in requests of up to
+`REQUEST_BYTES`; nothing is unpacked there, so the network carries what the file holds. Then see `merge`.
+
+Memory: a map task holds two times SPILL_BYTES, a reduce task a window of keys and two times its batch, whatever the size of
+the corpus and of any group; a row larger than all that adds itself. Scratch files have no name, so nothing is left of
+them when a worker is killed; they lie in the run's folder, or in TMPDIR where that is an object store (which must hold a
+partition, and must not be memory). Rate: about 300 MB/s for one process, both sides together (benchmarks/exchange.py).
 """
 
 from __future__ import annotations
 
-import json
+import itertools
+import os
+import tempfile
 from collections.abc import Iterator
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
+from pipeline.engine.merge import Merge, Run, mapped, mapped_file
+from pipeline.engine.sizes import last_fitting, pieces, row_bytes
 from pipeline.engine.storage import Storage, Transaction
-from pipeline.schema import GROUP_FIRST, GROUP_SIZE, schema_of
+from pipeline.schema import GROUP_FIRST, GROUP_SIZE, ID_TYPE, schema_of
 from pipeline.stage import Exchange, random_keys
 
 SPILL_BYTES = 64 << 20
+PIECE_BYTES = 8 << 20
+"""What is put in order at once while writing."""
+BLOCK_BYTES = 1 << 20
+BLOCK_ROWS = 4096
 BATCH_BYTES = 16 << 20
 BATCH_ROWS = 16384
+REQUEST_BYTES = 16 << 20
+REQUESTS = 4
+"""Requests in flight to an object store, each held in memory until it is on the disk."""
 INDEX = ".index"
-"""Suffix of the index beside an exchange file."""
+"""Suffix of the table beside an exchange file: little-endian int64[partitions, 3] of (offset, length, rows)."""
+_ENTRY = 24
+_PARTITION = pa.field("partition number", pa.int32())  # a blank in it: no stage's column is called so
 
 
 def exchanged_schema(stage: Exchange, schema: pa.Schema) -> pa.Schema:
@@ -48,8 +67,9 @@ def partition_numbers(stage: Exchange, keys: pa.Array) -> np.ndarray:
     if stage.placement == "range":
         high = np.asarray(pc.fill_null(keys, 0)).astype(np.uint64) >> np.uint64(32)
         return ((high * np.uint64(count)) >> np.uint64(32)).astype(np.int64)
-    if pa.types.is_fixed_size_binary(keys.type) and keys.type.byte_width == 16 and keys.null_count == 0:
-        hashed = random_keys(keys, 0, "exchange")
+    if keys.type == ID_TYPE:
+        present = np.asarray(keys.is_valid())
+        hashed = np.where(present, random_keys(pc.fill_null(keys, bytes(16)), 0, "exchange"), np.uint64(0))
     else:  # each distinct key once: hashing is a Python loop, and keys repeat (that is what a group is)
         codes = pc.dictionary_encode(keys)
         seen = [0 if key is None else xxhash.xxh3_64_intdigest(_key_bytes(key)) for key in codes.dictionary.to_pylist()]
@@ -64,86 +84,145 @@ def _key_bytes(key: Any) -> bytes:
     return key.encode() if isinstance(key, str) else int(key).to_bytes(16, "little", signed=True)
 
 
+# ---------------------------------------------------------------------------------------------------- the map side
+
+
 class ExchangeWriter:
-    """The map side: one file of sorted runs and its index."""
+    """The map side: one sorted file and its table of ranges."""
 
     def __init__(self, files: Transaction, path: str, stage: Exchange, schema: pa.Schema) -> None:
         self._files, self._path, self._stage = files, path, stage
         self._schema = exchanged_schema(stage.model_copy(update={"group_columns": False}), schema)
+        for field in self._schema:
+            if pa.types.is_dictionary(field.type):  # its values would lie outside a partition's range
+                msg = f"column '{field.name}' is {field.type}, which cannot be exchanged: use {field.type.value_type}"
+                raise TypeError(msg)
         self._out = files.create(path)
+        self._by = list(dict.fromkeys([_PARTITION.name, stage.by, "id"]))
         self._waiting: list[pa.RecordBatch] = []
         self._bytes = 0
-        self._runs: list[list[tuple[int, int, int]]] = [[] for _ in range(stage.partitions)]
+        self._scratch: _Stream | None = None
+        self._runs: list[tuple[int, int]] = []
         self.rows = 0
 
     def write(self, batch: pa.RecordBatch) -> None:
-        """Add rows; spilled as sorted runs once enough wait."""
+        """Add rows; once enough wait they become a sorted run."""
         if batch.num_rows == 0:
             return
-        batch = batch.select(self._schema.names)
-        self._waiting.append(batch)
-        self._bytes += batch.nbytes
-        self.rows += batch.num_rows
-        if self._bytes >= SPILL_BYTES:
+        batch = _compact(batch.select(self._schema.names))
+        size = batch.nbytes
+        if self._bytes and self._bytes + size > SPILL_BYTES:
             self._spill()
+        self._waiting.append(batch)
+        self._bytes += size
+        self.rows += batch.num_rows
 
     def _spill(self) -> None:
-        if not self._waiting:
+        if self._scratch is None:
+            self._scratch = _Stream(_scratch_file(self._files.url(self._path)), self._schema.append(_PARTITION))
+        start = self._scratch.tell()
+        for piece in self._sorted():
+            self._scratch.write(piece)
+        self._runs.append((start, self._scratch.tell() - start))
+
+    def _sorted(self) -> Iterator[pa.RecordBatch]:
+        """What waits, with partition numbers, in order, piece by piece."""
+        batches, self._waiting, self._bytes = self._waiting, [], 0
+        if not batches:
             return
-        table = pa.Table.from_batches(self._waiting, schema=self._schema).combine_chunks()
-        self._waiting, self._bytes = [], 0
-        keys = table[self._stage.by].chunk(0)
-        numbers = pa.array(partition_numbers(self._stage, keys))
-        order = pc.sort_indices(
-            pa.table({"partition": numbers, "key": keys, "id": table["id"]}),
-            sort_keys=[("partition", "ascending"), ("key", "ascending"), ("id", "ascending")],
+        rows = pa.concat_batches(batches) if len(batches) > 1 else batches[0]
+        batches.clear()
+        numbers = partition_numbers(self._stage, rows[self._stage.by]).astype(np.int32)
+        rows = pa.RecordBatch.from_arrays([*rows.columns, numbers], schema=self._schema.append(_PARTITION))
+        order = pc.sort_indices(rows, sort_keys=[(name, "ascending") for name in self._by])
+        for start, end in pieces(row_bytes(rows)[np.asarray(order)], PIECE_BYTES, SPILL_BYTES):
+            # a row alone may be larger than memory for two of it: no copy
+            yield rows.slice(order[start].as_py(), 1) if end == start + 1 else rows.take(order[start:end])
+
+    def _merged(self, scratch: _Stream) -> Iterator[pa.RecordBatch]:
+        """All runs of the scratch file as one."""
+        scratch.flush()
+        data = mapped_file(scratch.file)
+        runs = [Run(data.slice(*run), self._schema.append(_PARTITION)) for run in self._runs]
+        return Merge(runs, self._by, _PARTITION.name).batches(
+            PIECE_BYTES, lambda cumulative, _, at: max(at + 1, last_fitting(cumulative, at, PIECE_BYTES))
         )
-        bounds = np.searchsorted(np.asarray(numbers.take(order)), np.arange(self._stage.partitions + 1))
-        for partition in range(self._stage.partitions):
-            start, end = int(bounds[partition]), int(bounds[partition + 1])
-            if start == end:
-                continue
-            offset = self._out.tell()
-            with pa.ipc.new_stream(pa.PythonFile(_Unclosed(self._out), mode="w"), self._schema) as stream:
-                for at in range(start, end, BATCH_ROWS):
-                    stream.write_table(table.take(order[at : min(end, at + BATCH_ROWS)]))
-            self._runs[partition].append((offset, self._out.tell() - offset, end - start))
 
     def close(self) -> None:
-        """Spill the rest and write the index: per partition, the (offset, length, rows) of its runs."""
-        self._spill()
-        self._out.close()
+        """Merge the runs into the file and write its table."""
+        out = _Stream(self._out, self._schema)
+        ranges = np.zeros((self._stage.partitions, 3), "<i8")
+        if self._scratch is None:
+            ordered = self._sorted()
+        else:
+            self._spill()
+            ordered = self._merged(self._scratch)
+        for rows in ordered:
+            _write_partitions(out, rows, ranges)
+        out.close()
+        if self._scratch is not None:
+            self._scratch.file.close()
         index = self._files.create(self._path + INDEX)
-        index.write(json.dumps(self._runs).encode())
+        index.write(ranges.tobytes())
         index.close()
 
 
-class _Unclosed:
-    """Lets several Arrow streams share one file: closing a stream leaves the file open."""
+def _write_partitions(out: _Stream, rows: pa.RecordBatch, ranges: np.ndarray) -> None:
+    """Append ordered rows in blocks of one partition each, and note where they lie."""
+    numbers = np.asarray(rows[_PARTITION.name])
+    rows = rows.drop_columns([_PARTITION.name])
+    borders = np.concatenate([[0], np.flatnonzero(np.diff(numbers)) + 1, [len(numbers)]]).tolist()
+    for start, end in itertools.pairwise(borders):
+        entry = ranges[numbers[start]]
+        before = out.tell()
+        if entry[2] == 0:
+            entry[0] = before
+        out.write(rows.slice(start, end - start))
+        entry[1] += out.tell() - before
+        entry[2] += end - start
 
-    closed = False
 
-    def __init__(self, file: Any) -> None:
-        self._file = file
+def _compact(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The batch, copied when it is a small view of something large, which would stay in memory with it."""
+    if batch.get_total_buffer_size() > 2 * batch.nbytes + BLOCK_BYTES:
+        return batch.take(pa.array(np.arange(batch.num_rows)))
+    return batch
 
-    def write(self, data: Any) -> int:
-        return int(self._file.write(data))
+
+class _Stream:
+    """One Arrow stream, of which any range of whole blocks can be read by itself."""
+
+    def __init__(self, file: BinaryIO, schema: pa.Schema) -> None:
+        self.file = file
+        self._out = pa.BufferedOutputStream(pa.PythonFile(file, mode="w"), BLOCK_BYTES)
+        self._writer = pa.ipc.new_stream(self._out, schema)
+
+    def tell(self) -> int:
+        return int(self._out.tell())
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        if batch.num_rows == 1:
+            self._writer.write_batch(batch)
+            return
+        for start, end in pieces(row_bytes(batch), BLOCK_BYTES, BLOCK_ROWS):
+            self._writer.write_batch(batch.slice(start, end - start))
 
     def flush(self) -> None:
-        pass
-
-    def writable(self) -> bool:
-        return True
+        self._out.flush()
+        self.file.flush()
 
     def close(self) -> None:
-        pass
+        self._writer.close()
+        self._out.close()
 
 
-class _Run:
-    """One sorted run, opened: its batches lie in the mapped file (or in one fetched range)."""
+def _scratch_file(beside: str) -> BinaryIO:
+    """A nameless file on the disk that holds `beside`, or in TMPDIR when that is a URL."""
+    folder = None if "://" in beside else os.path.dirname(beside)
+    return tempfile.TemporaryFile(dir=folder)
 
-    def __init__(self, storage: Storage, path: str, offset: int, length: int) -> None:
-        self.table = pa.ipc.open_stream(storage.read_range(path, offset, length)).read_all()
+
+# ---------------------------------------------------------------------------------------------------- the reduce side
 
 
 def read_partition(
@@ -151,83 +230,24 @@ def read_partition(
 ) -> Iterator[pa.RecordBatch]:
     """Batches of one partition in (key, id) order, out of the map tasks' files.
 
-    With `stage.max_group_bytes` a batch never cuts a group up to that size.
+    With `stage.max_group_bytes` a batch never cuts a group up to that size. How rows are cut into batches depends on
+    the rows alone, never on how many files they came in.
     """
-    runs = [
-        _Run(storage, path, offset, length)
-        for path in paths
-        for offset, length, _ in storage.read_json(path + INDEX)[partition]
-    ]
-    if not runs:
-        return
-    keys = pa.concat_tables([run.table.select(dict.fromkeys([stage.by, "id"])) for run in runs])
-    order = np.asarray(pc.sort_indices(keys, sort_keys=[(stage.by, "ascending"), ("id", "ascending")])).astype(np.int64)
-    run_of_row = np.repeat(np.arange(len(runs), dtype=np.int32), [run.table.num_rows for run in runs])[order]
-    starts = _group_starts(keys[stage.by], order)
-    sizes = np.concatenate([_row_bytes(run.table) for run in runs])[order]
-    groups = _group_columns(keys["id"], order, starts) if stage.group_columns else None
-    taken = np.zeros(len(runs), np.int64)
-    for start, end in _batch_bounds(sizes, starts, stage.max_group_bytes):
-        batch = _gather(runs, run_of_row[start:end], taken)
-        columns = list(batch.columns)
-        if groups is not None:
-            columns += [column.slice(start, end - start) for column in groups]
-        yield pa.RecordBatch.from_arrays(columns, schema=schema)
+    added = 2 if stage.group_columns else 0
+    stored = pa.schema(list(schema)[: len(schema) - added])
+    ranges = _local_ranges if storage.local else _fetched_ranges
+    runs = [Run(data, stored) for data in ranges(storage, paths, partition)]
+    merge = Merge(runs, list(dict.fromkeys([stage.by, "id"])), stage.by, group_columns=stage.group_columns)
+    whole = stage.max_group_bytes
 
+    def cut(cumulative: np.ndarray, starts: np.ndarray, at: int) -> int:
+        end = min(max(last_fitting(cumulative, at, BATCH_BYTES), at + 1), at + BATCH_ROWS)
+        if whole is None or end == len(cumulative) - 1:
+            return end
+        return _whole_groups(cumulative, starts, at, end, whole)
 
-def _gather(runs: list[_Run], sources: np.ndarray, taken: np.ndarray) -> pa.RecordBatch:
-    """The next rows in global order: one contiguous slice of each run, interleaved as `sources` says."""
-    counts = np.bincount(sources, minlength=len(runs))
-    used = np.flatnonzero(counts)
-    slices = pa.concat_tables([runs[r].table.slice(int(taken[r]), int(counts[r])) for r in used]).combine_chunks()
-    positions = np.empty(len(sources), np.int64)
-    positions[np.argsort(sources, kind="stable")] = np.arange(len(sources))
-    taken += counts
-    ordered = slices.take(pa.array(positions)).combine_chunks()
-    return ordered.to_batches()[0]
-
-
-def _group_starts(keys: pa.ChunkedArray, order: np.ndarray) -> np.ndarray:
-    """int64: positions in the global order where a new key begins; the number of rows last."""
-    ordered = keys.combine_chunks().take(pa.array(order))
-    codes = np.asarray(pc.fill_null(pc.dictionary_encode(ordered).indices, -1))
-    return np.concatenate([[0], np.flatnonzero(codes[1:] != codes[:-1]) + 1, [len(order)]]).astype(np.int64)
-
-
-def _group_columns(ids: pa.ChunkedArray, order: np.ndarray, starts: np.ndarray) -> tuple[pa.Array, pa.Array]:
-    lengths = np.diff(starts)
-    firsts = ids.combine_chunks().take(pa.array(np.repeat(order[starts[:-1]], lengths)))
-    return firsts, pa.array(np.repeat(lengths, lengths), pa.int64())
-
-
-def _row_bytes(table: pa.Table) -> np.ndarray:
-    """int64[n]: bytes of the row's texts, binaries and lists, from their offsets alone."""
-    total = np.full(table.num_rows, 32, np.int64)
-    for column, field in zip(table.columns, table.schema, strict=True):
-        kind = field.type
-        if pa.types.is_large_string(kind) or pa.types.is_large_binary(kind):
-            total += np.asarray(pc.fill_null(pc.binary_length(column), 0)).astype(np.int64)
-        elif pa.types.is_fixed_size_list(kind):
-            total += kind.list_size * kind.value_type.bit_width // 8
-        elif pa.types.is_large_list(kind) or pa.types.is_list(kind):
-            width = kind.value_type.bit_width // 8 if pa.types.is_primitive(kind.value_type) else 16
-            total += np.asarray(pc.fill_null(pc.list_value_length(column), 0)).astype(np.int64) * width
-    return total
-
-
-def _batch_bounds(sizes: np.ndarray, starts: np.ndarray, max_group_bytes: int | None) -> Iterator[tuple[int, int]]:
-    """Cut the global order into batches of about BATCH_BYTES; at group borders where groups must stay whole."""
-    if len(sizes) == 0:
-        return
-    cumulative = np.concatenate([[0], np.cumsum(sizes)])
-    total, at = len(sizes), 0
-    while at < total:
-        end = int(np.searchsorted(cumulative, cumulative[at] + BATCH_BYTES, side="right")) - 1
-        end = min(max(end, at + 1), at + BATCH_ROWS, total)
-        if max_group_bytes is not None and end < total:
-            end = _whole_groups(cumulative, starts, at, end, max_group_bytes)
-        yield at, end
-        at = end
+    for batch in merge.batches(max(BATCH_BYTES, whole or 0), cut):
+        yield pa.RecordBatch.from_arrays(batch.columns, schema=schema)
 
 
 def _whole_groups(cumulative: np.ndarray, starts: np.ndarray, at: int, end: int, max_group_bytes: int) -> int:
@@ -236,5 +256,45 @@ def _whole_groups(cumulative: np.ndarray, starts: np.ndarray, at: int, end: int,
     if before > at:
         return before
     after = int(starts[np.searchsorted(starts, at, side="right")])
-    allowed = int(np.searchsorted(cumulative, cumulative[at] + max_group_bytes, side="right")) - 1
-    return max(at + 1, min(after, allowed))
+    return max(at + 1, min(after, last_fitting(cumulative, at, max_group_bytes)))
+
+
+def _entry(storage: Storage, path: str, partition: int) -> tuple[int, int]:
+    """Where the partition lies in one map task's file: offset and length."""
+    raw = storage.read_range(path + INDEX, partition * _ENTRY, _ENTRY)
+    offset, length, _ = np.frombuffer(raw, "<i8").tolist()
+    return offset, length
+
+
+def _local_ranges(storage: Storage, paths: list[str], partition: int) -> list[pa.Buffer]:
+    entries = [_entry(storage, path, partition) for path in paths]
+    return [mapped(storage.url(path), *entry) for path, entry in zip(paths, entries, strict=True) if entry[1]]
+
+
+def _fetched_ranges(storage: Storage, paths: list[str], partition: int) -> list[pa.Buffer]:
+    """Every range in as few requests as REQUEST_BYTES allows, gathered in a scratch file and mapped there."""
+    with _scratch_file(storage.url("")) as scratch, ThreadPoolExecutor(REQUESTS) as pool:
+        entries = list(pool.map(lambda path: _entry(storage, path, partition), paths))
+        places = np.cumsum([0, *(-(-length // 64) * 64 for _, length in entries)]).tolist()  # aligned as Arrow wants
+        requests = [
+            (path, offset + done, min(REQUEST_BYTES, length - done), place + done)
+            for path, (offset, length), place in zip(paths, entries, places, strict=False)
+            for done in range(0, length, REQUEST_BYTES)
+        ]
+
+        def fetch(request: tuple[str, int, int, int]) -> None:
+            path, offset, length, place = request
+            data = memoryview(storage.read_range(path, offset, length))
+            if len(data) != length:
+                msg = f"{path}: asked for {length} bytes at {offset}, got {len(data)}"
+                raise OSError(msg)
+            while data:
+                written = os.pwrite(scratch.fileno(), data, place)
+                data, place = data[written:], place + written
+
+        for _ in pool.map(fetch, requests):
+            pass
+        if not requests:
+            return []
+        gathered = mapped_file(scratch)
+        return [gathered.slice(place, length) for (_, length), place in zip(entries, places, strict=False) if length]

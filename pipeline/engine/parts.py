@@ -1,7 +1,9 @@
 """Parts on disk: rows as Parquet, one row group per batch, so that reading never holds more than a batch.
 
 Small columns are dictionary-encoded, text is not. Intermediate rows use lz4 (written once, read once or twice), a
-dataset's rows zstd (they stay). Memory: one row group, about `ROW_GROUP_BYTES` plus one incoming batch.
+dataset's rows zstd (they stay). Row groups depend on the rows alone, never on the batches that brought them; a row beyond
+ROW_GROUP_BYTES is a row group of its own, up to Parquet's 2 GiB a value.
+Memory: two row groups of about ROW_GROUP_BYTES and one incoming batch.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.engine.sizes import cumulated, last_fitting, row_bytes
 from pipeline.engine.storage import Storage, Transaction
 
 ROW_GROUP_BYTES = 16 << 20
@@ -41,21 +44,29 @@ class PartWriter:
         self.rows = 0
 
     def write(self, batch: pa.RecordBatch) -> None:
-        """Add rows; written out once enough wait."""
-        if batch.num_rows == 0:
-            return
-        self._waiting.append(batch)
-        self._bytes += batch.nbytes
-        self._rows += batch.num_rows
-        self.rows += batch.num_rows
-        if self._bytes >= ROW_GROUP_BYTES or self._rows >= ROW_GROUP_ROWS:
-            self._flush()
+        """Add rows; written out once a row group is full."""
+        cumulative, total, at = cumulated(row_bytes(batch)), batch.num_rows, 0
+        self.rows += total
+        while at < total:
+            fits = last_fitting(cumulative, at, ROW_GROUP_BYTES - self._bytes)
+            end = min(max(fits, at), at + ROW_GROUP_ROWS - self._rows, total)
+            if not self._waiting:
+                end = max(end, at + 1)
+            if end > at:
+                self._waiting.append(batch.slice(at, end - at))
+                self._bytes += int(cumulative[end] - cumulative[at])
+                self._rows += end - at
+            if end < total:
+                self._flush()
+            at = end
 
     def _flush(self) -> None:
         if self._waiting:
-            table = pa.Table.from_batches(self._waiting, schema=self._schema)
-            self._writer.write_table(table, row_group_size=max(1, table.num_rows))
-        self._waiting, self._bytes, self._rows = [], 0, 0
+            batches, self._waiting = self._waiting, []
+            rows = pa.concat_batches(batches) if len(batches) > 1 else batches[0]
+            batches.clear()
+            self._writer.write_batch(rows, row_group_size=rows.num_rows)
+        self._bytes = self._rows = 0
 
     def close(self) -> None:
         """Write the rest and the footer; the file appears when its transaction commits."""
@@ -65,7 +76,8 @@ class PartWriter:
 
 def read_batches(storage: Storage, path: str, schema: pa.Schema | None = None) -> Iterator[pa.RecordBatch]:
     """One batch per row group. With `schema`, its columns in its order; a missing one is null."""
-    with storage.open(path) as file:
+    # not mapped on a disk: the pages of a whole part would count as this process's memory
+    with pa.OSFile(storage.url(path)) if storage.local else storage.open(path) as file:
         parquet = pq.ParquetFile(file)
         columns = None if schema is None else [name for name in schema.names if name in parquet.schema_arrow.names]
         for group in range(parquet.num_row_groups):
