@@ -18,6 +18,7 @@ from rich.console import Console
 
 from pipeline import __version__
 from pipeline.catalog import producers
+from pipeline.engine.disk import disk_trouble
 from pipeline.engine.executors import opened
 from pipeline.engine.graph import PlanError
 from pipeline.engine.lock import RunIsLocked, holder_of, locked
@@ -151,10 +152,16 @@ def run(
         _report_failure(storage, error)
     except KeyboardInterrupt:
         _fail("interrupted; run the same command again to continue", 130)
+    except Exception as error:
+        if said := disk_trouble(error, storage.address):
+            _fail(said)
+        raise
     _summary(storage.address, time.time() - started)
 
 
 def _report_failure(storage: Storage, error: Exception) -> NoReturn:
+    if said := disk_trouble(error, storage.address):
+        _fail(f"{said} ({error})")
     cause = error.__cause__
     if cause is not None and not isinstance(cause, ValueError):
         import traceback

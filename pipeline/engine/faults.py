@@ -27,7 +27,7 @@ _RAY_OUTAGES = {"RpcError", "GetTimeoutError", "ObjectFetchTimedOutError"}
 _RAY_SETUP = {"RuntimeEnvSetupError", "TaskUnschedulableError", "ActorUnschedulableError", "AuthenticationError"}
 _DATA_ERRORS = (gzip.BadGzipFile, io.UnsupportedOperation)
 """Subclasses of OSError that speak of bytes, not of a device."""
-_FOR_GOOD = ("EACCES", "EPERM", "EEXIST", "EISDIR", "ENOTDIR", "ENAMETOOLONG", "EROFS", "ENOSPC", "EDQUOT")
+_FOR_GOOD = ("EACCES", "EPERM", "EEXIST", "EISDIR", "ENOTDIR", "ENAMETOOLONG", "EROFS", "ENOSPC", "EDQUOT", "EFBIG")
 
 
 class WorkerLost(RuntimeError):

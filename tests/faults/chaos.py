@@ -25,6 +25,7 @@ import duckdb
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 
 from pipeline.engine.storage import Storage
 from tests.faults.ray_nodes import RayNodes, kill_all
@@ -117,6 +118,17 @@ def undisturbed(recipe: Path, folder: Path, workers: int = 2) -> Undisturbed:
     rows = folder / "undisturbed-rows.duckdb"
     gather_rows(str(run), rows)
     return Undisturbed(str(run), digest_of(str(run)), parts_done(Storage(str(run))), rows, seconds)
+
+
+def checksums(address: str) -> dict[str, str]:
+    """Checksum of every file that the steps of a finished run list, read again from the files."""
+    storage = Storage(address)
+    found = {}
+    for step in storage.read_json("plan.json")["steps"]:
+        for file in storage.read_json(f"{step['folder']}/manifest.json")["files"]:
+            found[file["path"]] = xxhash.xxh3_64_hexdigest(storage.read(file["path"]))
+            assert found[file["path"]] == file["checksum"], file["path"]
+    return found
 
 
 # ---------------------------------------------------------------------------------------------------- kills
