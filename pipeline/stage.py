@@ -30,6 +30,9 @@ from pipeline.schema import CREATED, ID, LANGUAGE, LICENCE, ORIGIN, TEXT, docume
 
 Word = Literal["source", "filter", "annotate", "expand", "exchange", "fold", "sink"]
 
+OnError = Literal["stop", "drop"]
+"""What a record does on which a row-local stage fails: ends the run, or becomes a drop `failed: <error>`."""
+
 
 @dataclass(frozen=True)
 class Resources:
@@ -366,6 +369,8 @@ class Step:
     when: str | None = None
     expect_drop: tuple[float, float] | None = None
     checkpoint: bool = False
+    on_error: OnError | None = None
+    """None: as the compound around it, or the recipe, says; else stop."""
     publish: str | None = None
     """A fold's table is also written here, relative to the run (`curriculum/supply.parquet`)."""
     where: str = ""

@@ -6,7 +6,8 @@ are listed in it).
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+import json
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -32,6 +33,8 @@ class StageCount:
     rows_out: int = 0
     rows_dropped: int = 0
     seconds: float = 0.0
+    rows_failed: int = 0
+    """Of the dropped ones, those on which the stage failed (`on_error: drop`)."""
 
     def check(self) -> None:
         """Raise when rows went missing."""
@@ -58,8 +61,10 @@ class PartAccount:
     reasons: dict[str, int] = field(default_factory=dict)
     """Drops by `step: reason`, for the summary; the drops themselves are in drops/."""
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+    def encoded(self) -> bytes:
+        """As JSON on one line: a run has one such file per part."""
+        lists = {"stages": [vars(one) for one in self.stages], "files": [vars(one) for one in self.files]}
+        return json.dumps(vars(self) | lists).encode() + b"\n"
 
     @staticmethod
     def from_json(value: dict[str, Any]) -> PartAccount:

@@ -31,6 +31,7 @@ from pipeline.stage import (
     Filter,
     Fold,
     InputFile,
+    OnError,
     Sink,
     Source,
     SourcePart,
@@ -57,6 +58,8 @@ class Node:
     when: str | None
     expect_drop: tuple[float, float] | None
     checkpoint: bool
+    on_error: OnError
+    """No part of the identity: parts that ran without an error are the same under both."""
     publish: str | None
     where: str
     schema: pa.Schema | None
@@ -97,6 +100,7 @@ def _simple_steps(step: Step, before: str | None) -> list[Step]:
             table_rows=full(one.table_rows)[0] if one.table_rows else None,
             when=one.when or (step.when if isinstance(one.stage, (Filter, Annotate)) else None),
             expect_drop=one.expect_drop or (step.expect_drop if isinstance(one.stage, Filter) else None),
+            on_error=one.on_error or step.on_error,
             where=one.where or step.where,
         )
         result += _simple_steps(named, None)
@@ -182,7 +186,7 @@ class _Builder:
         node = Node(
             key=key, dataset=chain.name, name=step.name, stage=step.stage, inputs=inputs, tables=tables,
             table_rows=table_rows, when=step.when, expect_drop=step.expect_drop, checkpoint=step.checkpoint,
-            publish=step.publish, where=step.where, schema=self._schema(step, incoming), identity=identity,
+            on_error=step.on_error or "stop", publish=step.publish, where=step.where, schema=self._schema(step, incoming), identity=identity,
             fingerprint=digest(identity), parts=parts, ends_dataset=key == self.last[chain.name],
         )  # fmt: skip
         self.nodes[key] = node

@@ -7,7 +7,7 @@ two consumers, at the end of a dataset, between stages with and without a GPU, a
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import or_
@@ -16,8 +16,9 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from pipeline.engine.graph import FileVersions, Node, Producers, build_graph, digest
+from pipeline.engine.rowlocal import Placed
 from pipeline.engine.storage import Storage
-from pipeline.engine.task import Placed, Read, Task, part_path, table_path
+from pipeline.engine.task import Read, Task, Work, part_path, table_path
 from pipeline.stage import Chain, Exchange, Expand, Fold, Resources, Sink, Source, SourcePart, Stage
 
 Kind = Literal["rows", "exchange", "summary", "fold", "sink"]
@@ -51,6 +52,11 @@ class PhysicalStep:
     publish: str | None = None
     keep: bool = False
     where: str = ""
+
+    @property
+    def part_by_part(self) -> bool:
+        """Whether each of its tasks reads one part of `reads`, and may start as soon as that part is done."""
+        return self.read_kind == "parts" and self.kind != "fold"
 
     @property
     def resources(self) -> Resources:
@@ -111,7 +117,7 @@ class _Planner:
     def _placed(self, node: Node) -> Placed:
         tables = tuple((local, table_path(self.tables[key].folder)) for local, key in node.tables)
         schema = node.schema if node.schema is not None else pa.schema([])
-        return Placed(node.dataset, node.name, node.stage, schema, tables, node.when)
+        return Placed(node.dataset, node.name, node.stage, schema, tables, node.when, node.on_error)
 
     def _open(self, node: Node) -> _Pipe:
         """A pipe whose rows are what `node` reads."""
@@ -262,39 +268,36 @@ def make_plan(chains: Sequence[Chain], seed: int, versions: FileVersions, produc
 
 def tasks_of(plan: Plan, step: PhysicalStep, parts: Mapping[str, int], table_rows: int | None) -> list[Task]:
     """All tasks of a step. `parts` counts the parts of the steps that it reads; `table_rows` the rows of its table."""
-
-    def task(number: int, name: str, read: Read, size: int = 0) -> Task:
-        return Task(
-            step_key=step.key, folder=step.folder, part=number, part_name=name, label=label, read=read, chain=step.chain,
-            write=step.write, fold=step.kind == "fold", seed=plan.seed, publish=step.publish, keep=step.keep, bytes_in=size,
-            resources=resources,
-        )  # fmt: skip
-
-    label = plan.step(step.reads[0]).dataset if step.reads else step.dataset
-    resources = step.resources
+    upstream = [plan.step(key) for key in step.reads]
+    before = [(one, n) for one in upstream for n in range(parts[one.key])]
+    exchanged = step.read_kind == "exchange"
+    work = Work(
+        step_key=step.key, folder=step.folder, label=upstream[0].dataset if upstream else step.dataset, head=step.head,
+        exchange_files=tuple(part_path(one.folder, n, "exchange") for one, n in before) if exchanged else (),
+        read_schema=step.read_schema if step.reads else pa.schema([]), chain=step.chain, write=step.write,
+        fold=step.kind == "fold", seed=plan.seed, publish=step.publish, keep=step.keep, resources=step.resources,
+    )  # fmt: skip
     if step.read_kind == "source":
-        assert step.head is not None
         return [
-            task(n, part.name, Read(source=(step.head, part)), sum(f.size for f in part.files))
+            Task(work, n, part.name, Read(source=part), bytes_in=sum(f.size for f in part.files))
             for n, part in enumerate(step.source_parts)
         ]
     if step.read_kind == "nothing":
-        return [task(0, "all", Read(schema=pa.schema([])))]
-    upstream = [plan.step(key) for key in step.reads]
+        return [Task(work, 0, "all", Read())]
     if step.read_kind == "table_rows":
         path = table_path(upstream[0].folder)
-        return [task(n, f"row {n}", Read(table_row=(path, n))) for n in range(table_rows or 0)]
-    if step.read_kind == "exchange":
+        return [Task(work, n, f"row {n}", Read(table_row=(path, n))) for n in range(table_rows or 0)]
+    if exchanged:
         assert step.head is not None
         assert isinstance(step.head.stage, Exchange)
-        files = tuple(part_path(one.folder, n, "exchange") for one in upstream for n in range(parts[one.key]))
-        return [
-            task(n, f"partition {n}", Read(exchange=(step.head, files, n))) for n in range(step.head.stage.partitions)
-        ]
-    paths = [part_path(one.folder, n) for one in upstream for n in range(parts[one.key])]
+        return [Task(work, n, f"partition {n}", Read(partition=n)) for n in range(step.head.stage.partitions)]
+    paths = [part_path(one.folder, n) for one, n in before]
     if step.kind == "fold":
-        return [task(0, "all", Read(paths=tuple(paths)))]
-    return [task(n, path, Read(paths=(path,), schema=step.read_schema)) for n, path in enumerate(paths)]
+        return [Task(work, 0, "all", Read(paths=tuple(paths)))]
+    return [
+        Task(work, number, path, Read(paths=(path,)), after=(one.key, n))
+        for number, (path, (one, n)) in enumerate(zip(paths, before, strict=True))
+    ]
 
 
 # ---------------------------------------------------------------------------------------------------- what is done already
@@ -349,14 +352,15 @@ def _why(step: PhysicalStep, storage: Storage, folders: list[str]) -> str:
         if key not in before:
             changes.append(f"step {key} is new")
             continue
-        changes += _differences(key, before[key], identity)
+        changes += _differences(key, before[key], identity, inside=step.identity)
     changes += [f"step {key} is gone" for key in before if key not in step.identity]
     return (
         "; ".join(changes[:4]) + (f" (and {len(changes) - 4} more)" if len(changes) > 4 else "") or "its inputs changed"
     )
 
 
-def _differences(key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def _differences(key: str, before: Mapping[str, Any], now: Mapping[str, Any], inside: Container[str]) -> list[str]:
+    """What changed in one stage. A change upstream that lies `inside` the same step is told there already."""
     changes = []
     for name in sorted({*before, *now}):
         old, new = before.get(name), now.get(name)
@@ -367,8 +371,8 @@ def _differences(key: str, before: Mapping[str, Any], now: Mapping[str, Any]) ->
                 f"{key}: {s} {old.get(s)!r} -> {new.get(s)!r}" for s in sorted({*old, *new}) if old.get(s) != new.get(s)
             ]
         elif name in ("inputs", "tables") and isinstance(old, dict) and isinstance(new, dict):
-            upstream = [one for one in sorted({*old, *new}) if old.get(one) != new.get(one)]
-            changes.append(f"{key}: upstream {', '.join(upstream)} changed")
+            if upstream := [one for one in sorted({*old, *new}) if old.get(one) != new.get(one) and one not in inside]:
+                changes.append(f"{key}: upstream {', '.join(upstream)} changed")
         elif name == "parts":
             changes.append(f"{key}: input files changed")
         else:
