@@ -34,6 +34,8 @@ LOOK_SECONDS = 5.0
 """How often the cluster's size is read."""
 IDLE_SECONDS = 60.0
 """After which an actor without work gives its GPU back."""
+SWITCH_SECONDS = 1.0
+"""After which it gives its GPU to a step that waits for one. Not at once: models take long to load."""
 PATIENCE_SECONDS = 600.0
 """How long a joined cluster may take to grow a node that fits, before that is an error."""
 
@@ -251,33 +253,36 @@ class Ray:
         """Actors for the waiting tasks of a step, as many as there are GPUs; on a cluster that may grow, a few ahead."""
         tasks = [task for task in self._gpu_queue if task.step_key == step_key]
         wanted = tasks[0].resources
-        starting = sum(a.step_key == step_key and not a.started for a in self._actors)
+        own = [actor for actor in self._actors if actor.step_key == step_key]
+        starting = sum(not actor.started for actor in own)
         missing = len(tasks) - starting
-        while missing > 0 and self._room_for(wanted, step_key):
+        self._make_room(step_key, wanted.num_gpus * (1 if missing > 0 else 0))
+        while missing > 0 and self._gpus_used() + wanted.num_gpus <= self._seen().gpus + 1e-9:
             self._start(step_key, wanted)
             missing, starting = missing - 1, starting + 1
-        alive = sum(a.step_key == step_key and a.started for a in self._actors)
-        if not self._started_here and not starting and missing > 0:
-            for _ in range(min(missing, max(1, alive))):
+        if not self._started_here and not starting:
+            for _ in range(min(missing, max(1, len(own)))):
                 self._start(step_key, wanted)
 
-    def _room_for(self, wanted: Resources, step_key: str) -> bool:
-        """Whether another actor fits; idle ones of other steps go first."""
-        others = [a for a in self._actors if a.step_key != step_key and not a.busy and not self._needed(a)]
-        while True:
-            used = sum(a.resources.num_gpus for a in self._actors)
-            if used + wanted.num_gpus <= self._seen().gpus + 1e-9:
-                return True
-            if not others:
-                return False
-            self._dismiss(others.pop())
+    def _make_room(self, step_key: str, gpus: float) -> None:
+        """Dismiss other steps' actors that have had nothing to do for a moment, while GPUs are short."""
+        before = time.monotonic() - SWITCH_SECONDS
+        for actor in [a for a in self._actors if a.step_key != step_key and not a.busy and a.idle_since < before]:
+            if self._gpus_used() + gpus <= self._seen().gpus + 1e-9:
+                return
+            if not self._needed(actor):
+                self._dismiss(actor)
+
+    def _gpus_used(self) -> float:
+        return sum(actor.resources.num_gpus for actor in self._actors)
 
     def _needed(self, actor: _Actor) -> bool:
         return any(task.step_key == actor.step_key for task in self._gpu_queue)
 
     def _start(self, step_key: str, wanted: Resources) -> None:
         memory = min(wanted.memory_bytes, self._seen().largest_memory or wanted.memory_bytes)
-        options = {"num_cpus": wanted.num_cpus, "num_gpus": wanted.num_gpus, "memory": memory}
+        # an actor holds what it asks for even while it waits for rows: without a core left for them, none would come
+        options = {"num_cpus": max(0.0, wanted.num_cpus - 1), "num_gpus": wanted.num_gpus, "memory": memory}
         handle = self._ray.remote(**options, max_restarts=0)(_GpuWorker).remote()
         actor = _Actor(handle, step_key, wanted)
         self._actors.append(actor)
@@ -292,7 +297,7 @@ class Ray:
 
     def _collect(self) -> None:
         """Wait until a call is done (or a pause is over, or it is time to look at the cluster), take all that are."""
-        pause = min(LOOK_SECONDS, self._tries.seconds_to_next() or LOOK_SECONDS)
+        pause = min(SWITCH_SECONDS if self._gpu_queue else LOOK_SECONDS, self._tries.seconds_to_next() or LOOK_SECONDS)
         if not self._calls:
             time.sleep(pause)
             return
