@@ -1,4 +1,4 @@
-"""The command `tokenmill`: plan, run, status, inspect, trace, verify. Thin: each command reads as what it does."""
+"""The command `tokenmill`: plan, run, status, clean, inspect, trace, verify. Thin: each command reads as what it does."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from pipeline.engine.lock import RunIsLocked, holder_of, locked
 from pipeline.engine.parts import read_table
 from pipeline.engine.plan import Plan, make_plan, status_of
 from pipeline.engine.printed import plan_json, plan_lines
-from pipeline.engine.progress import duration, watching
+from pipeline.engine.progress import duration, size_words, watching
 from pipeline.engine.publish import publish_tables
 from pipeline.engine.run import Driver, StepFailed, UnexpectedDrop
 from pipeline.engine.storage import Storage, StorageUnavailable
@@ -237,34 +237,60 @@ def _summary(address: str, seconds: float) -> None:
 
 
 @app.command()
-def status(folder: RunFolder) -> None:
-    """Say how far a run is: steps and parts done, rows, drops so far, whether somebody works in the folder."""
+def status(
+    folder: RunFolder,
+    steps: Annotated[bool, typer.Option("--steps", help="List every step, not only those at work.")] = False,
+) -> None:
+    """Say how far a run is: datasets and steps done, parts, rows, drops, pace, time left, who works there, the last error.
+
+    Looks from anywhere, also at `s3://`, while the run goes on or after a crash; it writes nothing and takes no lock. Exit
+    code: 0 done, 3 in progress or interrupted, 1 failed.
+
+        tokenmill status runs/quickstart
+        tokenmill status s3://bucket/run --steps
+    """
+    from pipeline.engine.run_state import run_state
+    from pipeline.engine.terminal import status_lines
+
+    state = run_state(_existing(folder))
+    for line in status_lines(state, out, every_step=steps):
+        out.print(line, soft_wrap=True)
+    raise typer.Exit(state.exit_code)
+
+
+@app.command()
+def clean(
+    folder: RunFolder,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove it; without, only say what would go.")] = False,
+) -> None:
+    """Remove what a run no longer needs: steps of earlier settings, exchanged rows that were read, half-written files.
+
+    Without `--yes` nothing is touched: a table says what would go, and how many bytes. Rows, drops and accounts of the plan
+    in force stay; running the recipe again finds everything done. Going back to earlier settings makes their steps anew. Refused
+    while a run works in the folder.
+
+        tokenmill clean runs/quickstart
+        tokenmill clean runs/quickstart --yes
+    """
+    from pipeline.engine.housekeeping import find_unneeded, remove_unneeded
+    from pipeline.engine.terminal import findings_table
+
     storage = _existing(folder)
-    described = storage.read_json("plan.json")
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("step", "state", "parts", "rows", "seconds"):
-        table.add_column(name, justify="left" if name in ("step", "state") else "right", no_wrap=True)
-    done = 0
-    for step in described["steps"]:
-        manifest = storage.read_json(f"{step['folder']}/manifest.json")
-        if manifest:
-            done += 1
-            table.add_row(
-                step["key"], "done", str(manifest["parts"]), f"{manifest['rows']:,}", f"{manifest['seconds']:.1f}"
-            )
-        elif started := storage.names(f"{step['folder']}/account"):
-            table.add_row(step["key"], "[yellow]in progress[/]", str(len(started)), "", "")
-        else:
-            table.add_row(step["key"], "[dim]waiting[/]", "", "", "")
-    out.print(table)
-    out.print(f"{done} of {len(described['steps'])} steps done; {_at_work(storage)}")
-
-
-def _at_work(storage: Storage) -> str:
-    holder = holder_of(storage)
-    return f"{holder} works in the folder" if holder else "nobody works in the folder"
+    try:
+        if not yes and (at_work := holder_of(storage)):
+            _fail(f"a run works in {storage.address} ({at_work}): nothing there is unneeded until it ends")
+        findings = remove_unneeded(storage) if yes else find_unneeded(storage)
+    except RunIsLocked as error:
+        _fail(error)
+    for note in findings.notes:
+        out.print(f"[dim]{_escaped(note)}[/]", soft_wrap=True)
+    if findings.groups:
+        out.print(findings_table(findings))
+    advice = "" if yes or not findings.groups else f"; to remove it: tokenmill clean {folder} --yes"
+    out.print(
+        f"{'freed' if yes else 'would free'} {size_words(findings.bytes)} in {findings.files:,} files{advice}",
+        soft_wrap=True,
+    )
 
 
 @app.command()

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.engine.account import PartAccount
+from pipeline.engine.executors import Retry
 from pipeline.engine.plan import PhysicalStep, Plan, Status
 from pipeline.engine.run import Manifest
 
@@ -55,8 +56,8 @@ class RayMetrics:
             if amount > 0:  # Ray refuses to count nothing
                 metric.inc(amount, tags)
 
-    def part_retried(self, step_key: str, part: int, attempt: int, error: str) -> None:
-        self._retries.inc(1, self._tags[step_key])
+    def part_retried(self, retry: Retry) -> None:
+        self._retries.inc(1, self._tags[retry.task.step_key])
 
     def step_done(self, step: PhysicalStep, manifest: Manifest, reused: bool) -> None:
         self._parts.set(manifest.parts, self._tags[step.key])

@@ -311,6 +311,8 @@ class Status:
     parts_done: int
     parts: int | None
     why: str
+    cleaned: bool = False
+    """Its files were removed by `housekeeping`, its accounts and manifest were not."""
 
 
 def status_of(plan: Plan, storage: Storage) -> dict[str, Status]:
@@ -322,14 +324,19 @@ def status_of(plan: Plan, storage: Storage) -> dict[str, Status]:
     for step in plan.steps:
         manifest = storage.read_json(f"{step.folder}/manifest.json")
         if manifest is not None and manifest["fingerprint"] == step.fingerprint:
-            result[step.key] = Status(
-                True, manifest["parts"], manifest["parts"], "reused: nothing that it depends on changed"
-            )
+            why = "reused: nothing that it depends on changed"
+            result[step.key] = Status(True, manifest["parts"], manifest["parts"], why, manifest.get("cleaned", False))
             continue
         started = len(storage.names(f"{step.folder}/account"))
         why = f"interrupted: {started} parts were done" if started else _why(step, storage, folders[step.dataset])
         known = len(step.source_parts) if step.read_kind == "source" else None
         result[step.key] = Status(False, started, known, why)
+    for step in reversed(plan.steps):  # readers first: a cleaned step that must run again may read a cleaned one itself
+        if result[step.key].cleaned:
+            readers = [one.key for one in plan.steps if step.key in one.reads and not result[one.key].done]
+            if readers:
+                why = f"its files were cleaned away, and {readers[0]} reads them again"
+                result[step.key] = Status(False, 0, None, why, cleaned=True)
     return result
 
 

@@ -62,6 +62,8 @@ def plan_json(plan: Plan) -> dict[str, Any]:
                 "folder": step.folder,
                 "fingerprint": step.fingerprint,
                 "nodes": list(step.nodes),
+                "reads": list(step.reads),
+                "source": step.read_kind == "source",
                 "publish": step.publish,
                 "keep": step.keep,
             }

@@ -5,8 +5,10 @@
 `progress.json` is the latest state, one small object replaced every SNAPSHOT_SECONDS (a few KB, whatever the number of
 parts): `run`, `state` (running, done, failed, interrupted), `started`, `updated` (seconds since 1970), `elapsed_seconds`,
 `left_seconds`, `executor`, `workers`, `dashboard_url`, `retries`, `error`, and `steps`: per step key its `state`
-(waiting, running, done), `reused`, `parts`, `parts_done`, `rows`, `rows_in`, `dropped`, `bytes_in`, `seconds` (of work),
-`elapsed_seconds`, `left_seconds` and the three commonest `reasons`.
+(waiting, running, done), `reused`, `parts` (null while unknown), `parts_done`, `parts_found` (done before this run), `rows`,
+`rows_in`, `dropped`, `bytes_in` and `bytes_total` (input files), `seconds` (of work, over all workers), `elapsed_seconds`,
+`pace_seconds` (from its start to its last finished part), `left_seconds`, `order` (in which steps ended) and the three
+commonest `reasons`.
 
 `events.jsonl` (a disk: appended and flushed at once) or `events/<run>-<n>.jsonl` (an object store, which cannot append:
 one object per FLUSH_SECONDS in which something happened) is what happened, one JSON object a line, in order. Every one
@@ -18,7 +20,7 @@ has `time` (seconds since 1970), `run` (one per invocation of `tokenmill run`) a
 | plan | steps, reused |
 | step_started | step, folder, parts, parts_done_before |
 | part_done | step, part, rows, dropped, bytes_in, seconds |
-| part_retried | step, part, attempt, error |
+| part_retried | step, part, attempt, fault, error |
 | step_done | step, parts, rows, dropped, reused, seconds (of work over all workers), elapsed_seconds |
 | error | error (type), message, cause |
 | run_ended | state (done, failed, interrupted), elapsed_seconds |
@@ -43,7 +45,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pipeline.engine.account import PartAccount
-from pipeline.engine.executors import Executor
+from pipeline.engine.executors import Executor, Retry
 from pipeline.engine.plan import PhysicalStep, Plan, Status
 from pipeline.engine.run import Manifest
 from pipeline.engine.storage import Storage
@@ -146,12 +148,18 @@ class StepProgress:
             "reused": self.reused,
             "parts": self.parts,
             "parts_done": self.parts_done,
+            "parts_found": self.found_done,
             "rows": self.rows,
             "rows_in": self.rows_in,
             "dropped": self.dropped,
             "bytes_in": self.bytes_in,
+            "bytes_total": self.bytes_total,
             "seconds": round(self.seconds, 3),
             "elapsed_seconds": round(self.elapsed(now), 3),
+            "pace_seconds": None
+            if self.last_part is None or self.began is None
+            else round(self.last_part - self.began, 3),
+            "order": self.order,
             "left_seconds": None if left is None else round(left, 1),
             "reasons": dict(self.reasons.most_common(3)),
         }
@@ -166,6 +174,15 @@ def duration(seconds: float) -> str:
         return f"{minutes}m{rest:02d}s"
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes:02d}m" if hours < 48 else f"{hours // 24}d{hours % 24:02d}h"
+
+
+def size_words(size: float) -> str:
+    """`812 B`, `4.3 MB`, `1.2 TB`: powers of a thousand, as disks are sold."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if size < 999.5 or unit == "TB":
+            break
+        size /= 1000
+    return f"{size:,.0f} {unit}" if unit == "B" or size >= 99.5 else f"{size:.1f} {unit}"
 
 
 class Progress:
@@ -206,7 +223,7 @@ class Progress:
         with self.lock:
             self.steps[step.key].add(account, time.monotonic())
 
-    def part_retried(self, step_key: str, part: int, attempt: int, error: str) -> None:
+    def part_retried(self, retry: Retry) -> None:
         with self.lock:
             self.retries += 1
 
@@ -250,18 +267,17 @@ class Progress:
         made = [s for s in steps if s.state == "done" and not s.reused and not s.from_source]
         waiting = [s for s in steps if s.state == "waiting"]
         running = [s for s in steps if s.state == "running"]
-        if (waiting and len(made) < FEW_STEPS) or any(not s.fresh() for s in running) or not steps:
+        quiet = [s for s in running if not s.fresh()]
+        if not steps or ((waiting or quiet) and len(made) < FEW_STEPS) or any(s.from_source for s in quiet):
             return None
-        work = 0.0
-        for step in running:
-            parts_left = (step.parts or 0) - step.parts_done
-            work += step.seconds / step.fresh() * parts_left
+        waiting += quiet
+        work = sum(s.seconds / s.fresh() * ((s.parts or 0) - s.parts_done) for s in running if s.fresh())
         means = {kind: _mean([s.seconds for s in made if s.kind == kind]) for kind in {s.kind for s in made}}
         every = _mean([s.seconds for s in made])
         work += sum(means.get(step.kind, every) for step in waiting)
         worked = sum(s.seconds for s in steps if not s.reused)
         together = min(float(self.workers), max(1.0, worked / max(self.elapsed(now), 1e-3)))
-        return work / together
+        return max([work / together, *(s.left(now) or 0.0 for s in running)])
 
     def to_json(self) -> dict[str, Any]:
         """The content of progress.json."""
@@ -349,8 +365,11 @@ class EventLog:
             bytes_in=account.bytes_in, seconds=round(account.seconds, 4),
         )  # fmt: skip
 
-    def part_retried(self, step_key: str, part: int, attempt: int, error: str) -> None:
-        self.write("part_retried", step=step_key, part=part, attempt=attempt, error=error)
+    def part_retried(self, retry: Retry) -> None:
+        self.write(
+            "part_retried", step=retry.task.step_key, part=retry.task.part, attempt=retry.attempts, fault=retry.fault,
+            error=retry.error,
+        )  # fmt: skip
 
     def step_done(self, step: PhysicalStep, manifest: Manifest, reused: bool) -> None:
         began = self._elapsed.pop(step.key, None)
@@ -400,7 +419,7 @@ class Watcher(Protocol):
 
     def part_done(self, step: PhysicalStep, account: PartAccount) -> None: ...
 
-    def part_retried(self, step_key: str, part: int, attempt: int, error: str) -> None: ...
+    def part_retried(self, retry: Retry) -> None: ...
 
     def step_done(self, step: PhysicalStep, manifest: Manifest, reused: bool) -> None: ...
 
@@ -423,9 +442,9 @@ class Several:
         for one in self._watchers:
             one.part_done(step, account)
 
-    def part_retried(self, step_key: str, part: int, attempt: int, error: str) -> None:
+    def part_retried(self, retry: Retry) -> None:
         for one in self._watchers:
-            one.part_retried(step_key, part, attempt, error)
+            one.part_retried(retry)
 
     def step_done(self, step: PhysicalStep, manifest: Manifest, reused: bool) -> None:
         for one in self._watchers:
@@ -459,8 +478,10 @@ def watching(
         stack.enter_context(_ticking([log.tick, snapshot.tick, shown.tick]))
         stack.enter_context(shown)
         state: RunStateName = "done"
+        told = Several(watchers)
+        executor.on_retry = told.part_retried
         try:
-            yield Several(watchers)
+            yield told
         except Exception as error:
             state = "failed"
             progress.end(state, error)

@@ -18,6 +18,7 @@ from typing import Protocol
 
 from pipeline.engine.account import PartAccount
 from pipeline.engine.executors import Executor, Outcome
+from pipeline.engine.housekeeping import reopen
 from pipeline.engine.plan import PhysicalStep, Plan, Status, status_of, tasks_of
 from pipeline.engine.poison import RecordFailed
 from pipeline.engine.rowlocal import ContractError
@@ -85,6 +86,8 @@ class Driver:
         statuses = status_of(self.plan, self.storage)
         self.listener.plan(self.plan, statuses)
         for step in self.plan.steps:
+            if statuses[step.key].cleaned and not statuses[step.key].done:
+                reopen(self.storage, step.folder)
             if statuses[step.key].done:
                 self._finish(step, self._accounts_of(step, range(statuses[step.key].parts_done)), reused=True)
         while len(self.done) < len(self.plan.steps):

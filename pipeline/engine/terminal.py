@@ -7,20 +7,23 @@ one line each, then reasons of drops go, then steps without a finished part. Fou
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.table import Table
 from rich.text import Text
 
 from pipeline.engine.account import PartAccount
+from pipeline.engine.executors import Retry
+from pipeline.engine.housekeeping import Findings
 from pipeline.engine.plan import PhysicalStep, Plan, Status
-from pipeline.engine.progress import Progress, StepProgress, duration
+from pipeline.engine.progress import Progress, StepProgress, duration, size_words
 from pipeline.engine.run import Manifest
+from pipeline.engine.run_state import RunState
 
 HEARTBEAT_SECONDS = 30.0
-NAME_COLUMNS = 30
 GAP = 2
 
 
@@ -33,16 +36,25 @@ class _Column:
 
 
 _COLUMNS = (
-    _Column("", 10, 96),  # the bar
-    _Column("parts", 9, 0),
-    _Column("rows", 11, 110),
-    _Column("rows/s", 8, 70),
-    _Column("MB/s", 6, 90),
-    _Column("dropped", 9, 60),
+    _Column("", 10, 90),  # the bar
+    _Column("parts", 5, 0),
+    _Column("rows", 7, 110),
+    _Column("rows/s", 6, 70),
+    _Column("MB/s", 5, 78),
+    _Column("dropped", 7, 60),
     _Column("time", 6, 0),
     _Column("left", 6, 0),
 )
-_BAR = 0
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A name, values by column title, and the step whose bar it shows."""
+
+    name: str
+    values: Mapping[str, str]
+    style: str
+    step: StepProgress | None = None
 
 
 @dataclass
@@ -76,147 +88,172 @@ class Lines:
     def _dots(self, words: Sequence[str]) -> str:
         return (" - " if self.ascii_only else " · ").join(word for word in words if word)
 
-    def titles(self) -> Text:
-        return self._row("", ["", *(column.title for column in _COLUMNS[1:])], "bold")
-
-    def dataset(self, name: str, steps: Sequence[StepProgress], now: float) -> Text:
+    def _dataset(self, name: str, steps: Sequence[StepProgress], now: float, width: int) -> _Row:
         """One line for a dataset."""
         done = [s for s in steps if s.state == "done"]
         running = any(s.state == "running" for s in steps)
-        started = running or any(s.parts_done for s in steps if s.state != "done")
+        count = f"{len(steps)} step{'s' if len(steps) != 1 else ''}"
         if len(done) == len(steps):
-            state = "reused" if all(s.reused for s in steps) else "done"
-            style = "dim"
-        elif done or started:
-            state, style = f"{len(done)} of {len(steps)} steps", "bold" if running else ""
+            state, style = f"{'reused' if all(s.reused for s in steps) else 'done'}, {count}", "dim"
+        elif done or any(s.began is not None or s.parts_done for s in steps):
+            state, style = f"{len(done)} of {count}", "bold" if running else ""
         else:
-            state, style = "waiting", "dim"
+            state, style = f"waiting, {count}", "dim"
         kept = next((s for s in steps if s.keep and s.state == "done"), None)
         dropped = sum(s.dropped for s in steps)
         began = [s.began for s in steps if s.began is not None and not s.reused]
         until = max((s.ended if s.ended is not None else now for s in steps if s.began is not None), default=now)
-        values = ["", state if len(state) <= 9 else f"{len(done)}/{len(steps)}", f"{kept.rows:,}" if kept else "", "", "",
-                  f"{dropped:,}" if dropped else "", duration(until - min(began)) if began else "", ""]  # fmt: skip
-        if len(state) > 9:
-            name, values[1] = f"{name}  {state}", ""
-        return self._row(name, values, style)
+        values = {
+            "rows": f"{kept.rows:,}" if kept else "",
+            "dropped": f"{dropped:,}" if dropped else "",
+            "time": duration(until - min(began)) if began else "",
+        }
+        return _Row(f"{name.ljust(width)}  {state}", values, style)
 
-    def step(self, one: StepProgress, now: float) -> Text:
+    def _step(self, one: StepProgress, now: float) -> _Row:
         """One line for a step."""
         rows, data = one.per_second(one.rows_in, now), one.per_second(one.bytes_in, now)
         left = one.left(now)
-        began = one.began is not None and not one.reused
-        values = [
-            "",
-            f"{one.parts_done:,}/{one.parts:,}" if one.parts is not None else (f"{one.parts_done:,}" or ""),
-            f"{one.rows:,}" if one.rows else "",
-            f"{rows:,.0f}" if rows is not None else "",
-            f"{data / 1e6:,.1f}" if data is not None else "",
-            f"{one.dropped:,}" if one.dropped else "",
-            duration(one.elapsed(now)) if began else "",
-            duration(left) if left is not None else "",
-        ]
+        values = {
+            "parts": f"{one.parts_done:,}/{one.parts:,}"
+            if one.parts is not None
+            else f"{one.parts_done:,}"
+            if one.parts_done
+            else "",
+            "rows": f"{one.rows:,}" if one.rows else "",
+            "rows/s": pace(rows) if rows is not None else "",
+            "MB/s": pace(data / 1e6) if data is not None else "",
+            "dropped": f"{one.dropped:,}" if one.dropped else "",
+            "time": duration(one.elapsed(now)) if one.began is not None and not one.reused else "",
+            "left": duration(left) if left is not None else "",
+        }
         mark = {"done": "x " if self.ascii_only else "✓ ", "running": "> " if self.ascii_only else "▸ "}
-        style = {"done": "dim", "running": "", "waiting": "dim"}[one.state]
-        return self._row(f"  {mark.get(one.state, '  ')}{one.label}", values, style, one)
+        return _Row(f"  {mark.get(one.state, '  ')}{one.label}", values, "" if one.state == "running" else "dim", one)
 
-    def reasons(self, one: StepProgress) -> Text:
+    def _reasons(self, one: StepProgress) -> Text:
         """The commonest reasons of a step's drops, under it."""
         top = ", ".join(f"{reason} {count:,}" for reason, count in one.reasons.most_common(3))
-        return self._fit(Text(f"      dropped: {top}", style="dim"))
+        return Text(f"      dropped: {top}", style="dim")
 
-    def note(self, text: str) -> Text:
-        return self._fit(Text(text, style="dim"))
-
-    def _row(self, name: str, values: Sequence[str], style: str, step: StepProgress | None = None) -> Text:
-        shown = [(column, n) for n, column in enumerate(_COLUMNS) if self.width >= column.since]
-        used = sum(column.width + GAP for column, _ in shown)
-        space = max(12, self.width - used)
-        line = Text(_shortened(name, space).ljust(space), style=style, no_wrap=True)
-        for column, n in shown:
-            line.append(" " * GAP)
-            if n == _BAR:
-                line.append_text(self._bar(step, column.width))
-            else:
-                line.append(values[n].rjust(column.width))
-        return self._fit(line)
+    def _drawn(self, rows: Sequence[_Row | Text]) -> list[Text]:
+        """Rows under their titles, numbers right-aligned in columns as wide as their longest."""
+        titles = _Row("", {column.title: column.title for column in _COLUMNS if column.title}, "bold")
+        cells = [titles, *(row for row in rows if isinstance(row, _Row))]
+        shown = [column for column in _COLUMNS if self.width >= column.since]
+        widths = {c.title: max(c.width, *(len(row.values.get(c.title, "")) for row in cells)) for c in shown}
+        space = max(12, self.width - sum(widths.values()) - GAP * len(shown))
+        lines = []
+        for row in [titles, *rows]:
+            if isinstance(row, Text):
+                lines.append(self._fit(row))
+                continue
+            if row.step is None:  # a dataset's line is empty on the left: its name and state may go on there
+                cells_after = "".join(
+                    " " * GAP + row.values.get(title, "").rjust(width) for title, width in widths.items()
+                )
+                over = max(0, min(len(row.name) - space, len(cells_after) - len(cells_after.lstrip()) - 1))
+                name = row.name[: space + over].ljust(space)
+                lines.append(self._fit(Text((name + cells_after[over:]).rstrip(), style=row.style)))
+                continue
+            line = Text(_shortened(row.name, space, ".." if self.ascii_only else "…").ljust(space), style=row.style)
+            for title, width in widths.items():
+                line.append(" " * GAP)
+                line.append_text(Text(row.values.get(title, "").rjust(width)) if title else self._bar(row.step, width))
+            line.rstrip()
+            lines.append(self._fit(line))
+        return lines
 
     def _bar(self, step: StepProgress | None, width: int) -> Text:
         if step is None or not step.parts or step.state == "waiting":
             return Text(" " * width)
         filled = int(width * min(1.0, step.parts_done / step.parts))
-        full, empty = ("#", "-") if self.ascii_only else ("━", "━")
+        full, empty = ("#", ".") if self.ascii_only else ("━", "━")
         bar = Text(full * filled, style="green" if step.state == "running" else "dim green")
         bar.append(empty * (width - filled), style="bright_black")
         return bar
 
     def _fit(self, line: Text) -> Text:
-        line.no_wrap, line.overflow = True, "ellipsis"
-        line.truncate(self.width, overflow="ellipsis")
+        line.no_wrap, line.overflow = True, "crop" if self.ascii_only else "ellipsis"
+        line.truncate(self.width, overflow=line.overflow)
         return line
 
     # ------------------------------------------------------------------------------------------------ the tree
 
     def tree(self, progress: Progress, now: float, height: int | None = None, every_step: bool = False) -> list[Text]:
-        """Datasets and what runs in them, in at most `height` lines (any number when None)."""
+        """Column titles, then datasets and what runs in them, in at most `height` lines (any number when None)."""
         datasets: dict[str, list[StepProgress]] = {}
         for step in progress.steps.values():
             datasets.setdefault(step.dataset, []).append(step)
-        attempts: Iterator[tuple[bool, bool, bool, int | None]] = iter(
-            ((True, True, False, None), (False, True, False, None), (False, False, False, None),
-             (False, False, True, None), (False, False, True, 12), (False, False, True, 6), (False, False, True, 2))
-        )  # fmt: skip
-        lines: list[Text] = []
-        for last, reasons, together, most in attempts:
-            lines = self._tree(
-                datasets, now, last=last, reasons=reasons, together=together, most=most, every=every_step
-            )
-            if height is None or len(lines) <= height:
-                return lines
-        return lines[: max(1, height or 1)]
+        rows: list[_Row | Text] = []
+        for detail in _DETAILS:
+            rows = self._rows(datasets, now, detail, every_step)
+            if height is None or len(rows) < height:
+                break
+        lines = self._drawn(rows)
+        return lines if height is None else lines[: max(1, height)]
 
-    def _tree(
-        self, datasets: dict[str, list[StepProgress]], now: float, *, last: bool, reasons: bool, together: bool,
-        most: int | None, every: bool,
-    ) -> list[Text]:  # fmt: skip
-        lines: list[Text] = []
-        done, waiting = [], []
+    def _rows(
+        self, datasets: Mapping[str, list[StepProgress]], now: float, detail: _Detail, every_step: bool
+    ) -> list[_Row | Text]:
+        rows: list[_Row | Text] = []
+        together: dict[str, list[str]] = {"done": [], "waiting": []}
+        width = max((len(name) for name in datasets), default=0)
         for name, steps in datasets.items():
             running = [s for s in steps if s.state == "running" or (s.state == "waiting" and s.parts_done)]
-            if together and not running and all(s.state == "done" for s in steps):
-                done.append(name)
+            if detail.together and not running:
+                together["done" if all(s.state == "done" for s in steps) else "waiting"].append(name)
                 continue
-            if together and not running:
-                waiting.append(name)
-                continue
-            lines.append(self.dataset(name, steps, now))
-            if every:
-                lines += [self.step(s, now) for s in steps]
+            rows.append(self._dataset(name, steps, now, width))
+            if every_step:
+                rows += [self._step(s, now) for s in steps]
                 continue
             finished = [s for s in steps if s.state == "done" and not s.reused]
-            if last and running and finished:
-                lines.append(self.step(max(finished, key=lambda s: s.order), now))
-            shown = sorted(running, key=lambda s: not s.fresh())[:most]
+            if detail.last and running and finished:
+                rows.append(self._step(max(finished, key=lambda s: s.order), now))
+            shown = sorted(running, key=lambda s: not s.fresh())[: detail.most]
             for step in shown:
-                lines.append(self.step(step, now))
-                if reasons and step.reasons:
-                    lines.append(self.reasons(step))
+                rows.append(self._step(step, now))
+                if detail.reasons and step.reasons:
+                    rows.append(self._reasons(step))
             if len(running) > len(shown):
-                lines.append(self.note(f"    and {len(running) - len(shown)} more steps"))
-        if done:
-            lines.append(self.note(f"done: {', '.join(done)}"))
-        if waiting:
-            lines.append(self.note(f"waiting: {', '.join(waiting)}"))
-        return lines
+                rows.append(Text(f"    and {len(running) - len(shown)} more steps that run", style="dim"))
+        rows += [Text(f"{state}: {', '.join(names)}", style="dim") for state, names in together.items() if names]
+        return rows
 
 
-def _shortened(name: str, width: int) -> str:
-    """The end of a long step name tells more than its beginning."""
+@dataclass(frozen=True)
+class _Detail:
+    """What a tree shows: under each dataset its last finished step, reasons of drops, quiet datasets on a line of their
+    own or together, and at most so many running steps."""
+
+    last: bool
+    reasons: bool
+    together: bool
+    most: int | None
+
+
+_DETAILS = (
+    _Detail(True, True, False, None),
+    _Detail(False, True, False, None),
+    _Detail(False, False, False, None),
+    _Detail(False, False, True, None),
+    _Detail(False, False, True, 8),
+    _Detail(False, False, True, 3),
+    _Detail(False, False, True, 1),
+)
+
+
+def pace(value: float) -> str:
+    """`0.4`, `73`, `1,488`."""
+    return f"{value:,.0f}" if value >= 9.95 else f"{value:.1f}"
+
+
+def _shortened(name: str, width: int, dots: str) -> str:
+    """The end of a long step name tells more than its beginning; the indent and mark before it stay."""
     if len(name) <= width:
         return name
-    indent = name[: len(name) - len(name.lstrip(" "))]
-    mark = name[len(indent) : len(indent) + 2] if name[len(indent) : len(indent) + 1] in "✓▸x>" else ""
-    return f"{indent}{mark}…{name[-(width - len(indent) - len(mark) - 1) :]}"
+    start = min(4, len(name) - len(name.lstrip(" ")) + 2)
+    return f"{name[:start]}{dots}{name[-max(1, width - start - len(dots)) :]}"
 
 
 def roughly(seconds: float) -> str:
@@ -228,6 +265,35 @@ def roughly(seconds: float) -> str:
         return f"{minutes}m"
     hours, rest = divmod(10 * round(minutes / 10), 60)
     return f"{hours}h{rest:02d}m" if hours < 48 else f"{hours // 24}d{hours % 24:02d}h"
+
+
+# ---------------------------------------------------------------------------------------------------- other commands
+
+
+def status_lines(state: RunState, console: Console, *, every_step: bool) -> list[Text]:
+    """What `tokenmill status` prints."""
+    now = time.monotonic()
+    lines = Lines(min(console.size.width, 140), console.options.ascii_only)
+    first, second = lines.head(state.progress, now)
+    sentence = Text(
+        state.sentence(), style={"done": "green", "failed": "bold red", "running": ""}.get(state.state, "yellow")
+    )
+    drawn = [first, second, *lines.tree(state.progress, now, every_step=every_step), sentence]
+    if state.unneeded.bytes:
+        drawn.append(Text(f"`tokenmill clean` would free {size_words(state.unneeded.bytes)}", style="dim"))
+    return drawn
+
+
+def findings_table(findings: Findings) -> Table:
+    """What may go, largest first within each kind."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("what", "where", "files", "size"):
+        table.add_column(name, justify="right" if name in ("files", "size") else "left", overflow="fold")
+    for (why, place), (files, size) in sorted(
+        findings.groups.items(), key=lambda one: (one[0][0], -one[1][1], one[0][1])
+    ):
+        table.add_row(Text(why), Text(place), f"{files:,}", size_words(size))
+    return table
 
 
 # ---------------------------------------------------------------------------------------------------- listeners
@@ -245,7 +311,7 @@ class _Shown:
 
     def part_done(self, step: PhysicalStep, account: PartAccount) -> None: ...
 
-    def part_retried(self, step_key: str, part: int, attempt: int, error: str) -> None: ...
+    def part_retried(self, retry: Retry) -> None: ...
 
     def step_done(self, step: PhysicalStep, manifest: Manifest, reused: bool) -> None: ...
 
@@ -276,8 +342,10 @@ class PlainLines(_Shown):
         before = f", {parts_done} done before and not redone" if parts_done else ""
         self._say(f"start  {step.key}: {parts} {'part' if parts == 1 else 'parts'}{before}")
 
-    def part_retried(self, step_key: str, part: int, attempt: int, error: str) -> None:
-        self._say(f"retry  {step_key}, part {part}, after attempt {attempt}: {error}")
+    def part_retried(self, retry: Retry) -> None:
+        self._say(
+            f"retry  {retry.task.step_key}, part {retry.task.part}, attempt {retry.attempts + 1} ({retry.fault}: {retry.error})"
+        )
 
     def step_done(self, step: PhysicalStep, manifest: Manifest, reused: bool) -> None:
         one = self._progress.steps[step.key]
@@ -345,4 +413,4 @@ class LiveTree(_Shown):
         now = time.monotonic()
         with self._progress.lock:
             head = lines.head(self._progress, now)
-            return Group(*head, lines.titles(), *lines.tree(self._progress, now, max(1, size.height - len(head) - 2)))
+            return Group(*head, *lines.tree(self._progress, now, max(1, size.height - len(head) - 1)))
