@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import re
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -14,7 +16,7 @@ from rich.console import Console
 
 from pipeline.engine.account import PartAccount
 from pipeline.engine.executors import opened
-from pipeline.engine.lock import locked
+from pipeline.engine.lock import holder_of, locked
 from pipeline.engine.plan import Plan, status_of
 from pipeline.engine.printed import plan_json
 from pipeline.engine.progress import EventLog, Progress, StepProgress, duration, size_words, watching
@@ -228,3 +230,50 @@ def test_durations_and_sizes_are_short() -> None:
     assert [duration(s) for s in (7.26, 59.96, 245, 7800, 273600)] == ["7.3s", "1m00s", "4m05s", "2h10m", "3d04h"]
     assert [size_words(s) for s in (812, 4_310_000, 999_600, 1.2e12)] == ["812 B", "4.3 MB", "1.0 MB", "1.2 TB"]
     assert [roughly(s) for s in (2, 38, 57, 150, 6000)] == ["5s", "40s", "1m", "2m", "1h40m"]
+
+
+def test_looking_at_a_folder_never_keeps_a_run_from_starting(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    with locked(storage):
+        pass
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.is_set():
+            holder_of(storage)
+
+    threads = [threading.Thread(target=look) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(100):
+            with locked(storage):
+                pass
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_a_live_tree_redraws_and_goes_at_a_good_end_and_stays_at_a_bad_one(corpus: Path, tmp_path: Path) -> None:
+    for number, (stage, state) in enumerate([(Upper(), "done"), (Fails(on="word1 text 2 1"), "failed")]):
+        text = io.StringIO()
+        console = Console(file=text, force_terminal=True, width=100, height=30, color_system=None)
+        storage = Storage(str(tmp_path / str(number)))
+        with contextlib.suppress(StepFailed), opened("local", storage.address, workers=1, cluster=None) as executor:
+            with watching(storage, executor, console, title="toy", workers=1, plain=False) as told:
+                Driver(plan_of(chain(corpus, MinLength(), stage)), storage, executor, told).run()
+        last = text.getvalue().rsplit("\x1b[?25h", 1)[0]
+        assert ("0 of 1 steps" in last) == (state == "failed")
+        assert json.loads(storage.read("progress.json"))["state"] == state
+        erased_at_the_end = text.getvalue().endswith(("\x1b[2K", "\x1b[2K\r"))
+        assert erased_at_the_end == (state == "done")
+
+
+def test_a_run_that_is_stopped_is_interrupted_and_not_failed(corpus: Path, tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    with pytest.raises(KeyboardInterrupt), opened("local", storage.address, workers=1, cluster=None) as executor:
+        with watching(storage, executor, Console(file=io.StringIO()), title="", workers=1, plain=True):
+            raise KeyboardInterrupt
+    assert events(tmp_path)[-1]["state"] == "interrupted"
+    assert json.loads(storage.read("progress.json"))["error"] is None

@@ -31,6 +31,7 @@ from pipeline.engine.storage import Storage, StorageUnavailable
 REFRESH_SECONDS = 5.0
 STALE_SECONDS = 30.0
 SETTLE_SECONDS = 2.0
+PROBE_SECONDS = 0.3
 NAME = "lock"
 _log = logging.getLogger("tokenmill")
 
@@ -131,11 +132,17 @@ def locked(storage: Storage) -> Iterator[None]:
 def _locked_disk(storage: Storage) -> Iterator[None]:
     os.makedirs(storage.root, exist_ok=True)
     with open(storage.url(NAME), "a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise _refused(storage, Holder.of(file.read().encode())) from None
+        until = time.monotonic() + PROBE_SECONDS
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() < until:  # it may be no run, but somebody who looks for a moment (`holder_of`)
+                    time.sleep(0.02)
+                    continue
+                file.seek(0)
+                raise _refused(storage, Holder.of(file.read().encode())) from None
         file.truncate(0)
         file.write(Holder.here().to_bytes().decode())
         file.flush()
