@@ -22,7 +22,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -36,6 +36,8 @@ from pipeline.schema import GROUP_FIRST, GROUP_SIZE, ID_TYPE, schema_of
 from pipeline.stage import Exchange, random_keys
 
 SPILL_BYTES = 64 << 20
+SPILL_ROW_BYTES = 64
+"""What sorting holds beside each row: its place, number, weight."""
 PIECE_BYTES = 8 << 20
 """What is put in order at once while writing."""
 BLOCK_BYTES = 1 << 20
@@ -68,20 +70,21 @@ def partition_numbers(stage: Exchange, keys: pa.Array) -> np.ndarray:
         high = np.asarray(pc.fill_null(keys, 0)).astype(np.uint64) >> np.uint64(32)
         return ((high * np.uint64(count)) >> np.uint64(32)).astype(np.int64)
     if keys.type == ID_TYPE:
-        present = np.asarray(keys.is_valid())
-        hashed = np.where(present, random_keys(pc.fill_null(keys, bytes(16)), 0, "exchange"), np.uint64(0))
+        hashed = random_keys(pc.fill_null(keys, bytes(16)), 0, "exchange")
+    elif pa.types.is_integer(keys.type):
+        words = np.zeros((len(keys), 2), np.uint64)
+        words[:, 0] = np.asarray(pc.fill_null(keys, 0)).astype(np.uint64)
+        wide = pa.FixedSizeBinaryArray.from_buffers(ID_TYPE, len(keys), [None, pa.py_buffer(words)])
+        hashed = random_keys(wide, 0, "exchange")
     else:  # each distinct key once: hashing is a Python loop, and keys repeat (that is what a group is)
-        codes = pc.dictionary_encode(keys)
-        seen = [0 if key is None else xxhash.xxh3_64_intdigest(_key_bytes(key)) for key in codes.dictionary.to_pylist()]
-        lookup = np.array([*seen, 0], np.uint64)
-        hashed = lookup[np.asarray(pc.fill_null(codes.indices, len(seen))).astype(np.int64)]
+        plain = pa.types.is_primitive(keys.type)  # dates, truth values
+        codes = pc.dictionary_encode(keys.cast(pa.string()) if plain else keys)
+        distinct = codes.dictionary.cast(pa.large_binary()).to_pylist()
+        seen = [0 if key is None else xxhash.xxh3_64_intdigest(key) for key in distinct]
+        hashed = np.array([*seen, 0], np.uint64)[np.asarray(pc.fill_null(codes.indices, len(seen))).astype(np.int64)]
+    if keys.null_count:
+        hashed = np.where(np.asarray(keys.is_valid()), hashed, np.uint64(0))
     return (hashed % np.uint64(count)).astype(np.int64)
-
-
-def _key_bytes(key: Any) -> bytes:
-    if isinstance(key, bytes):
-        return key
-    return key.encode() if isinstance(key, str) else int(key).to_bytes(16, "little", signed=True)
 
 
 # ---------------------------------------------------------------------------------------------------- the map side
@@ -110,7 +113,7 @@ class ExchangeWriter:
         if batch.num_rows == 0:
             return
         batch = _compact(batch.select(self._schema.names))
-        size = batch.nbytes
+        size = batch.nbytes + batch.num_rows * SPILL_ROW_BYTES
         if self._bytes and self._bytes + size > SPILL_BYTES:
             self._spill()
         self._waiting.append(batch)
@@ -124,6 +127,7 @@ class ExchangeWriter:
         for piece in self._sorted():
             self._scratch.write(piece)
         self._runs.append((start, self._scratch.tell() - start))
+        pa.default_memory_pool().release_unused()
 
     def _sorted(self) -> Iterator[pa.RecordBatch]:
         """What waits, with partition numbers, in order, piece by piece."""
@@ -194,7 +198,7 @@ class _Stream:
 
     def __init__(self, file: BinaryIO, schema: pa.Schema) -> None:
         self.file = file
-        self._out = pa.BufferedOutputStream(pa.PythonFile(file, mode="w"), BLOCK_BYTES)
+        self._out = pa.BufferedOutputStream(pa.PythonFile(file, mode="w"), BLOCK_BYTES // 4)
         self._writer = pa.ipc.new_stream(self._out, schema)
 
     def tell(self) -> int:
@@ -285,9 +289,6 @@ def _fetched_ranges(storage: Storage, paths: list[str], partition: int) -> list[
         def fetch(request: tuple[str, int, int, int]) -> None:
             path, offset, length, place = request
             data = memoryview(storage.read_range(path, offset, length))
-            if len(data) != length:
-                msg = f"{path}: asked for {length} bytes at {offset}, got {len(data)}"
-                raise OSError(msg)
             while data:
                 written = os.pwrite(scratch.fileno(), data, place)
                 data, place = data[written:], place + written

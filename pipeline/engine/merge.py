@@ -27,7 +27,7 @@ from pipeline.engine.sizes import cumulated, row_bytes
 SAMPLE_ROWS = 512
 WINDOW_BYTES = 32 << 20
 WINDOW_ROWS = 1 << 18
-FORGET_BYTES = 64 << 20
+FORGET_BYTES = 32 << 20
 """After so much gathered text the pages of all runs are given back; they come again from the page cache if touched."""
 
 Cut = Callable[[np.ndarray, np.ndarray, int], int]
@@ -259,6 +259,7 @@ class Merge:
             self._forgettable = 0
             for run in self._runs:
                 forget(run.data)
+            pa.default_memory_pool().release_unused()
         if self._firsts is None:
             return batch
         firsts = pa.py_buffer(np.ascontiguousarray(self._firsts[start:end]))

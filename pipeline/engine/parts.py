@@ -19,6 +19,8 @@ from pipeline.engine.storage import Storage, Transaction
 
 ROW_GROUP_BYTES = 16 << 20
 ROW_GROUP_ROWS = 16384
+LARGE_BYTES = 4 * ROW_GROUP_BYTES
+"""A row group beyond this was one huge row: its memory goes back at once, the allocator would keep it."""
 Compression = Literal["lz4", "zstd"]
 
 
@@ -66,6 +68,10 @@ class PartWriter:
             rows = pa.concat_batches(batches) if len(batches) > 1 else batches[0]
             batches.clear()
             self._writer.write_batch(rows, row_group_size=rows.num_rows)
+            large = rows.nbytes > LARGE_BYTES
+            del rows
+            if large:
+                pa.default_memory_pool().release_unused()
         self._bytes = self._rows = 0
 
     def close(self) -> None:
@@ -82,7 +88,13 @@ def read_batches(storage: Storage, path: str, schema: pa.Schema | None = None) -
         columns = None if schema is None else [name for name in schema.names if name in parquet.schema_arrow.names]
         for group in range(parquet.num_row_groups):
             table = parquet.read_row_group(group, columns=columns, use_threads=False)
-            yield one_batch(table if schema is None else fitted(table, schema))
+            large = table.nbytes > LARGE_BYTES
+            batch = one_batch(table if schema is None else fitted(table, schema))
+            del table
+            yield batch
+            del batch
+            if large:
+                pa.default_memory_pool().release_unused()
 
 
 def one_batch(table: pa.Table) -> pa.RecordBatch:
