@@ -95,11 +95,19 @@ def _folder(out_option: str, recipe: Recipe) -> str:
 
 
 @app.command()
-def plan(recipe: RecipePath, out_folder: Out = "", overrides: Sets = None, explain: bool = True) -> None:
+def plan(
+    recipe: RecipePath,
+    out_folder: Out = "",
+    overrides: Sets = None,
+    explain: Annotated[bool, typer.Option(help="Say under each step why it is reused or is not.")] = True,
+) -> None:
     """Check a recipe and print the steps that a run would take, what is reused, and why the rest is not.
 
     Nothing runs and nothing is written. Columns, settings, datasets and input files are checked; every error names the
     recipe's line.
+
+        tokenmill plan recipes/quickstart.yaml
+        tokenmill plan recipes/quickstart.yaml --set datasets.code.steps.fim.rate=0.3
     """
     loaded, made = _planned(recipe, overrides)
     folder = _folder(out_folder, loaded)
@@ -133,6 +141,9 @@ def run(
 
     Finished steps and parts are reused as long as nothing that they depend on changed. The result does not depend on the
     executor or the number of workers.
+
+        tokenmill run recipes/quickstart.yaml --out runs/quickstart --workers 8
+        tokenmill run recipes/quickstart.yaml --out s3://bucket/run --executor ray --address auto
     """
     if executor not in ("local", "ray"):
         _fail(f"--executor is local or ray, not {executor!r}", 2)
@@ -304,6 +315,9 @@ def inspect(
 
     Views: documents, drops, accounts, buckets, duplicates, supply, epochs, ledger, shards. The catalog is the file
     `catalog.duckdb` in the run, and opens in any duckdb client as well.
+
+        tokenmill inspect runs/quickstart
+        tokenmill inspect runs/quickstart --sql "select reason, count(*) from drops group by 1"
     """
     import duckdb
 
@@ -326,6 +340,9 @@ def trace(
     """Tell one document's story: every step, score and duplicate, its bucket, the shards and token ranges that hold it.
 
     SHARD:TOKEN_OFFSET goes the other way: from a token in a shard to the document and the file it came from.
+
+        tokenmill trace runs/quickstart http://docs.localhost/python/json.html
+        tokenmill trace runs/quickstart runs/quickstart/megatron/general/code.bin:123456
     """
     from pipeline.stats.trace import NotFound, render
     from pipeline.stats.trace import trace as story_of
@@ -346,6 +363,9 @@ def verify(
 
     Checksums, .idx against .bin, Arrow against Megatron, and, where the extra `[megatron]` is installed, every prefix
     through megatron-core's IndexedDataset and every phase through its blended GPT dataset. Fills `tokens_delivered`.
+
+        tokenmill verify runs/quickstart
+        tokenmill verify runs/quickstart --no-megatron
     """
     from pipeline.verify import verify_run
 
