@@ -74,7 +74,7 @@ class PatientS3(s3fs.S3FileSystem):  # type: ignore[misc]
         super().__init__(*args, config_kwargs={**CONFIG, **(config_kwargs or {})}, **kwargs)
 
     async def _call_s3(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        what = f"{method} s3://{'/'.join(str(kwargs[key]) for key in ('Bucket', 'Key') if key in kwargs)}"
+        what = f"{method} s3://{'/'.join(str(kwargs[key]) for key in ('Bucket', 'Key', 'Prefix') if kwargs.get(key))}"
         with explained(what):
             async with asyncio.timeout(PATIENCE_SECONDS):
                 found = await super()._call_s3(method, *args, **kwargs)

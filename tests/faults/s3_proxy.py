@@ -33,10 +33,18 @@ class FaultyProxy:
     """Serves on a free port of the loopback from `start` to `stop`."""
 
     def __init__(
-        self, target: str, *, share: float, seed: int, kinds: tuple[str, ...] = KINDS, delay: float = 0.7
+        self,
+        target: str,
+        *,
+        share: float,
+        seed: int,
+        kinds: tuple[str, ...] = KINDS,
+        delay: float = 0.7,
+        without: tuple[str, ...] = (),
     ) -> None:
+        """`without` names headers that are not passed on, as by a store that does not know them."""
         self.target = urlsplit(target)
-        self.share, self.kinds, self.delay = share, kinds, delay
+        self.share, self.kinds, self.delay, self.without = share, kinds, delay, without
         self._random = random.Random(seed)
         self._mutex = threading.Lock()
         self.counts: Counter[str] = Counter()
@@ -127,7 +135,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             server.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
             for name, value in self.headers.items():
-                if name.lower() not in (*_HOP_BY_HOP, "content-length", "expect"):
+                if name.lower() not in (*_HOP_BY_HOP, *self.proxy.without, "content-length", "expect"):
                     server.putheader(name, value)
             server.putheader("Content-Length", str(len(body)))
             server.putheader("Connection", "close")
