@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from pipeline.engine import housekeeping
-from pipeline.engine.housekeeping import EXCHANGE, SUPERSEDED, TEMPORARIES, UNLISTED, find_unneeded, remove_unneeded
+from pipeline.engine.executors import opened
+from pipeline.engine.housekeeping import (
+    EXCHANGE,
+    SUPERSEDED,
+    TEMPORARIES,
+    UNLISTED,
+    UPLOADS,
+    find_unneeded,
+    remove_unneeded,
+)
 from pipeline.engine.lock import RunIsLocked, locked
 from pipeline.engine.plan import Plan, status_of
 from pipeline.engine.printed import plan_json
+from pipeline.engine.progress import watching
+from pipeline.engine.run import Driver
+from pipeline.engine.run_state import run_state
 from pipeline.engine.storage import Storage
 from pipeline.stage import Chain
 from tests.test_engine import Quiet, chain, corpus, plan_of, run
@@ -199,3 +214,37 @@ def test_a_folder_that_is_no_steps_is_left_alone_and_told(corpus: Path, tmp_path
     (folder / "datasets" / "toy" / "my notes" / "a.txt").write_text("mine")
     assert remove_unneeded(Storage(str(folder))).notes == ["datasets/toy/my notes: no step's folder, left alone"]
     assert (folder / "datasets" / "toy" / "my notes" / "a.txt").exists()
+
+
+@pytest.mark.slow
+def test_a_run_on_s3_is_watched_told_and_cleaned_like_one_on_a_disk(corpus: Path) -> None:
+    from tests.s3_server import moto
+
+    with moto("runs"):
+        storage = Storage("s3://runs/toy")
+        plan = two_exchanges(corpus)
+        storage.write_json("plan.json", {"name": "toy", **plan_json(plan)})
+        storage.write("datasets/toy/09-old-0123abcd/part-00000.parquet", b"of earlier settings")
+        text = io.StringIO()
+        with opened("local", storage.address, workers=1, cluster=None) as executor:
+            with watching(storage, executor, Console(file=text), title="toy", workers=1, plain=True) as told:
+                Driver(plan, storage, executor, told).run()
+        storage.write_json("run.json", {"finished": 1.0})
+        events = [json.loads(one) for n in storage.names("events") for one in storage.read(f"events/{n}").splitlines()]
+        assert (events[0]["event"], events[-1]["event"], events[-1]["state"]) == ("run_started", "run_ended", "done")
+        assert sum(event["event"] == "part_done" for event in events) == sum(
+            step["parts"] for step in storage.read_json("progress.json")["steps"].values()
+        )
+        state = run_state(storage)
+        assert (state.state, state.holder, state.progress.steps["toy/words"].rows) == ("done", None, 100)
+        storage.fs.call_s3("create_multipart_upload", Bucket="runs", Key="toy/tokens/x.arrow")
+        storage.fs.call_s3("create_multipart_upload", Bucket="runs", Key="toy-neighbour/x.arrow")
+        storage.fs.pipe_file("runs/toy-neighbour/part-00000.parquet", b"theirs")
+        found = find_unneeded(storage)
+        assert {why for why, _ in found.groups} == {EXCHANGE, SUPERSEDED, UPLOADS}
+        assert remove_unneeded(storage).groups == found.groups
+        assert find_unneeded(storage).groups == {}
+        assert storage.fs.cat_file("runs/toy-neighbour/part-00000.parquet") == b"theirs"
+        left = storage.fs.call_s3("list_multipart_uploads", Bucket="runs")["Uploads"]
+        assert [upload["Key"] for upload in left] == ["toy-neighbour/x.arrow"]
+        assert run(plan, storage.address)[1].parts == []

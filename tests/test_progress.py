@@ -6,8 +6,10 @@ import contextlib
 import io
 import json
 import re
+import socket
 import threading
 import time
+import urllib.request
 from collections import Counter
 from pathlib import Path
 
@@ -277,3 +279,46 @@ def test_a_run_that_is_stopped_is_interrupted_and_not_failed(corpus: Path, tmp_p
             raise KeyboardInterrupt
     assert events(tmp_path)[-1]["state"] == "interrupted"
     assert json.loads(storage.read("progress.json"))["error"] is None
+
+
+@pytest.mark.slow
+def test_a_runs_numbers_appear_at_rays_metrics_endpoint(corpus: Path, tmp_path: Path) -> None:
+    """Ray serves metrics where it is installed as `ray[default]`."""
+    for needed in ("prometheus_client", "opencensus", "opentelemetry.exporter.prometheus"):
+        pytest.importorskip(needed)
+    import ray
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, _metrics_export_port=port)
+    try:
+        plan, storage = plan_of(chain(corpus, MinLength())), Storage(str(tmp_path / "run"))
+        with opened("ray", storage.address, workers=1, cluster=None) as executor:
+            with watching(storage, executor, Console(file=io.StringIO()), title="", workers=1, plain=True) as told:
+                Driver(plan, storage, executor, told).run()
+                found = _scraped(port, "ray_tokenmill_rows_total")
+        assert found == [25, 10, 5, 5]
+    finally:
+        ray.shutdown()
+
+
+def _scraped(port: int, first: str) -> list[float]:
+    """rows, rows_dropped, parts and parts_done of toy/min_length, once Ray has reported them (every 10 s)."""
+    until = time.monotonic() + 60
+    text = ""
+    while first not in text and time.monotonic() < until:
+        time.sleep(1)
+        with (
+            contextlib.suppress(OSError),
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as page,
+        ):
+            text = page.read().decode()
+    values = []
+    for name in ("rows_total", "rows_dropped_total", "parts", "parts_done"):
+        lines = [line for line in text.splitlines() if line.startswith(f"ray_tokenmill_{name}{{")]
+        assert len(lines) == 1, (name, lines)
+        assert 'dataset="toy"' in lines[0]
+        assert 'step="min_length"' in lines[0]
+        values.append(float(lines[0].rsplit(" ", 1)[1]))
+    return values
