@@ -150,6 +150,18 @@ def test_shards_that_no_sink_lists_go_once_the_plan_is_done(
     assert sorted(p.name for p in (folder / "out").iterdir()) == ["notes.md", *(f"part-0000{n}.txt" for n in range(5))]
 
 
+def test_going_back_to_earlier_settings_writes_what_later_ones_wrote_over(corpus: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    first, second = (plan_of(chain(corpus, MinLength(least=n), ShuffleKey(), TextFile())) for n in (3, 15))
+    made(first, folder)
+    before = {p.name: p.read_bytes() for p in (folder / "out").iterdir()}
+    made(second, folder)
+    assert {p.name: p.read_bytes() for p in (folder / "out").iterdir()} != before
+    made(first, folder)
+    assert {p.name: p.read_bytes() for p in (folder / "out").iterdir()} == before
+    assert made(first, folder).parts == []
+
+
 def test_half_written_files_go(corpus: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     plan = plan_of(chain(corpus, MinLength()))

@@ -101,6 +101,20 @@ def reopen(storage: Storage, folder: str) -> None:
     remover.finish()
 
 
+def forget_earlier(storage: Storage, folder: str) -> None:
+    """Reopen the same step under other settings. A sink writes outside its folder (`tokens/web/high/part-00000.arrow`),
+    over what those settings wrote: going back to them must write it again."""
+    parent, _, name = folder.rpartition("/")
+    for other in storage.names(parent):
+        if other != name and _label_of(other) == _label_of(name):
+            reopen(storage, f"{parent}/{other}")
+
+
+def _label_of(name: str) -> str:
+    """`web.tokens` of `03-web.tokens-0123abcd`."""
+    return name.partition("-")[2][:-9] if _STEP_FOLDER.fullmatch(name) else ""
+
+
 # ---------------------------------------------------------------------------------------------------- finding
 
 

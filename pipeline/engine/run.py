@@ -18,7 +18,7 @@ from typing import Protocol
 
 from pipeline.engine.account import PartAccount
 from pipeline.engine.executors import Executor, Outcome
-from pipeline.engine.housekeeping import reopen
+from pipeline.engine.housekeeping import forget_earlier, reopen
 from pipeline.engine.plan import PhysicalStep, Plan, Status, status_of, tasks_of
 from pipeline.engine.poison import RecordFailed
 from pipeline.engine.rowlocal import ContractError
@@ -114,6 +114,8 @@ class Driver:
         rows = self.done[step.reads[0]].rows if step.read_kind == "table_rows" else None
         tasks = tasks_of(self.plan, step, parts, rows)
         self.storage.remove_temporary_files(step.folder)
+        if step.kind == "sink":
+            forget_earlier(self.storage, step.folder)
         finished = {int(name[5:-5]) for name in self.storage.names(f"{step.folder}/account")}
         finished &= {task.part for task in tasks}
         running = _Running(step, len(tasks), {a.part: a for a in self._accounts_of(step, sorted(finished))})
