@@ -190,6 +190,7 @@ def in_batches(
 
     def batch() -> pa.RecordBatch:
         columns = [pa.array([row.get(f.name) for row in waiting], f.type) for f in schema]
+        waiting.clear()  # before the batch goes out: a row may be as large as a batch
         return pa.RecordBatch.from_arrays(columns, schema=schema)
 
     for row in rows:
@@ -199,8 +200,9 @@ def in_batches(
         waiting.append(row)
         size += sum(len(value) for value in row.values() if isinstance(value, (str, bytes)))
         if size >= max_bytes or len(waiting) >= max_rows:
+            size = 0
+            del row
             yield batch()
-            waiting, size = [], 0
     if waiting:
         yield batch()
 

@@ -45,13 +45,15 @@ class Jsonl(MappedSource):
         """One row per line that is not blank."""
         with open_file(file) as stored:
             for number, line in lines(decompressed(stored), self.max_line_bytes):
+                size = None if isinstance(line, Defect) else len(line)
                 try:
                     if isinstance(line, Defect):
                         raise line
                     if line.strip():
-                        yield self.row(_object(line), (name, str(number)))
+                        held = [line]
+                        del line  # it may be large: nothing here holds it, or its row, while the batch is at work
+                        yield self.row(_object(held.pop()), (name, str(number)))
                 except Defect as defect:
-                    size = None if isinstance(line, Defect) else len(line)
                     yield Unreadable(f"{name}#{number}", f"unreadable: {defect}", size)
 
 
@@ -69,7 +71,7 @@ def decompressed(file: BinaryIO) -> Readable:
 
 def lines(stream: Readable, max_line_bytes: int) -> Iterator[tuple[int, bytes | Defect]]:
     """Lines with their numbers from 1. Ends with a Defect where compressed data is broken or cut."""
-    number, waiting, size, dropping = 1, [b""], 0, False
+    number, waiting, size, dropping = 1, list[bytes](), 0, False
     while True:
         try:
             chunk = stream.read(_CHUNK)
@@ -88,20 +90,35 @@ def lines(stream: Readable, max_line_bytes: int) -> Iterator[tuple[int, bytes | 
             return
         if not chunk:
             break
+        if not (size or dropping or chunk.strip(b"\n")):  # a gzip bomb of line ends is no billion lines to look at
+            number += len(chunk)
+            continue
         *ended, rest = chunk.split(b"\n")
         for piece in ended:
-            if dropping or size + len(piece) > max_line_bytes:
-                yield number, Defect(f"line over {max_line_bytes} bytes")
-            else:
-                yield number, b"".join((*waiting, piece))
-            number, waiting, size, dropping = number + 1, [], 0, False
+            over = dropping or size + len(piece) > max_line_bytes
+            if over:
+                waiting.clear()
+            yield number, Defect(f"line over {max_line_bytes} bytes") if over else _joined(waiting, piece)
+            number, size, dropping = number + 1, 0, False
         size += len(rest)
         dropping = dropping or size > max_line_bytes
-        waiting = [] if dropping else [*waiting, rest]
+        if dropping:
+            waiting.clear()
+        elif rest:
+            waiting.append(rest)
     if dropping:
         yield number, Defect(f"line over {max_line_bytes} bytes")
     elif size:
-        yield number, b"".join(waiting)
+        yield number, _joined(waiting, b"")
+
+
+def _joined(waiting: list[bytes], last: bytes) -> bytes:
+    """The whole line; its pieces are let go, so that nobody holds a large line twice."""
+    if not waiting:
+        return last
+    line = b"".join((*waiting, last))
+    waiting.clear()
+    return line
 
 
 def _object(line: bytes) -> Mapping[str, Any]:
