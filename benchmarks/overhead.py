@@ -13,48 +13,17 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.compute as pc
+from overhead_stages import NotEmpty, OneRow
 
 from pipeline.engine.account import PartAccount
 from pipeline.engine.executors import opened
 from pipeline.engine.plan import PhysicalStep, Plan, Status, make_plan
 from pipeline.engine.run import Driver, Manifest
 from pipeline.engine.storage import Storage
-from pipeline.schema import ID, ORIGIN, TEXT, document_id, schema_of
-from pipeline.stage import Chain, Filter, InputFile, Source, SourcePart, Step, Unreadable
-
-
-class OneRow(Source):
-    """One short document per part."""
-
-    kind = "one_row"
-    count: int
-
-    def schema(self) -> pa.Schema:  # type: ignore[override]
-        return schema_of([ID, ORIGIN, TEXT])
-
-    def parts(self) -> list[SourcePart]:
-        return [SourcePart(f"{number:05d}") for number in range(self.count)]
-
-    def batches(self, part: SourcePart) -> Iterator[pa.RecordBatch | Unreadable]:
-        row = {"id": document_id(part.name), "origin": part.name, "text": f"document {part.name}"}
-        yield pa.RecordBatch.from_pylist([row], schema=self.schema())
-
-
-class NotEmpty(Filter):
-    """Drops empty texts."""
-
-    kind = "not_empty"
-
-    def needs(self) -> tuple[pa.Field, ...]:
-        return (TEXT,)
-
-    def reasons(self, docs: pa.RecordBatch) -> pa.StringArray:
-        return pc.if_else(pc.equal(pc.binary_length(docs["text"]), 0), "empty", None)
+from pipeline.stage import Chain, InputFile, Step
 
 
 class Silent:

@@ -211,6 +211,7 @@ class InProcess:
         self._address = address
         self._queue: deque[Task] = deque()
         self._tries = Tries()
+        self._gpus = len(local_gpus())
         self.on_retry: OnRetry | None = None
 
     def accepts(self, task: Task) -> bool:
@@ -222,7 +223,7 @@ class InProcess:
     def outcome(self) -> Outcome:
         task = self._queue.popleft()
         while True:
-            answer = no_gpu(task, len(local_gpus()), "this machine") or self._attempt(task)
+            answer = no_gpu(task, self._gpus, "this machine") or self._attempt(task)
             outcome = self._tries.settle(task, answer, self.on_retry)
             if outcome is not None:
                 return outcome
