@@ -9,7 +9,7 @@ are made while the map tasks run (about 1 GB/s, part of the time that is measure
 bytes with the columns of the group, as exact deduplication does; with a skew of 0.3 one key holds 30 % of them. The
 reduce side checks order, group sizes and the number of rows.
 
-MB are text. Memory is per process, Python and Arrow included (they alone take about 100 MB): peak resident is VmHWM and
+MB are text; MB/core s counts processor time, which a busy machine distorts less. Memory is per process, Python and Arrow included (they alone take about 100 MB): peak resident is VmHWM and
 counts mapped pages of files too; anonymous is RssAnon, read every 5 ms. `--limit-gib` makes the kernel refuse a worker
 more private memory than that (RLIMIT_DATA), which includes what its allocator holds in reserve.
 """
@@ -65,6 +65,7 @@ class Done:
     text_bytes: int
     resident: int
     anonymous: int
+    processor_seconds: float
 
 
 _anonymous = 0
@@ -120,7 +121,7 @@ def documents(job: Job, texts: pa.Array) -> Iterator[pa.RecordBatch]:
 
 
 def map_task(job: Job) -> Done:
-    storage, rows, size = Storage(job.run), 0, 0
+    begin, storage, rows, size = time.process_time(), Storage(job.run), 0, 0
     with storage.transaction() as files:
         writer = ExchangeWriter(files, path_of(job.number), job.stage, SCHEMA)
         for batch in documents(job, pool_of_texts()):
@@ -129,10 +130,11 @@ def map_task(job: Job) -> Done:
             size += pc.sum(pc.binary_length(batch["text"])).as_py()
         writer.close()
         files.commit()
-    return Done(rows, size, memory("VmHWM"), _anonymous)
+    return Done(rows, size, memory("VmHWM"), _anonymous, time.process_time() - begin)
 
 
 def reduce_task(job: Job) -> Done:
+    begin = time.process_time()
     rows = size = left = 0
     key = last = b""
     paths = [path_of(number) for number in range(job.maps)]
@@ -146,7 +148,7 @@ def reduce_task(job: Job) -> Done:
             assert (now, one) > (key, last), "out of order"
             key, last = now, one
     assert left == 0, "a group is not as large as its column says"
-    return Done(rows, size, memory("VmHWM"), _anonymous)
+    return Done(rows, size, memory("VmHWM"), _anonymous, time.process_time() - begin)
 
 
 def path_of(number: int) -> str:
@@ -154,7 +156,7 @@ def path_of(number: int) -> str:
 
 
 def measure(gigabytes: float, skew: float, wanted: argparse.Namespace) -> tuple[list[float], int, int]:
-    """Seconds of (map, reduce), and the largest resident and anonymous memory of a worker."""
+    """Seconds of (map, reduce), MB, processor seconds of both; the largest resident and anonymous memory of a worker."""
     average = int(np.mean(np.asarray(pc.binary_length(pool_of_texts())))) + 20
     rows, maps = int(gigabytes * 1e9 / average), max(wanted.workers, round(gigabytes * 1e9 / PART_BYTES))
     stage = Exchange(by="text_hash", partitions=wanted.partitions, group_columns=True)
@@ -172,7 +174,8 @@ def measure(gigabytes: float, skew: float, wanted: argparse.Namespace) -> tuple[
         totals = [(sum(one.rows for one in side), sum(one.text_bytes for one in side)) for side in sides]
         assert totals[0] == totals[1], f"written {totals[0]}, read {totals[1]}"
         done = [one for side in sides for one in side]
-        return [*times, totals[0][1] / 1e6], max(d.resident for d in done), max(d.anonymous for d in done)
+        processor = sum(d.processor_seconds for d in done)
+        return [*times, totals[0][1] / 1e6, processor], max(d.resident for d in done), max(d.anonymous for d in done)
     finally:
         shutil.rmtree(folder)
 
@@ -193,17 +196,18 @@ def main() -> None:
 
     print(f"{wanted.workers} workers, {wanted.partitions} partitions, MB of memory per worker")
     print(
-        f"{'GB':>5} {'skew':>5} {'MB/s':>6} {'slowest - fastest':>17} {'map s':>6} {'reduce s':>8} {'resident':>8} {'anonymous':>9}"
+        f"{'GB':>5} {'skew':>5} {'MB/s':>6} {'slowest - fastest':>17} {'map s':>6} {'reduce s':>8} {'MB/core s':>9} {'resident':>8} {'anonymous':>9}"
     )
     for gigabytes in wanted.gigabytes:
         for skew in wanted.skew:
             runs = [measure(gigabytes, skew, wanted) for _ in range(wanted.runs)]
             speeds = [times[2] / (times[0] + times[1]) for times, _, _ in runs]
             maps, reduces = (statistics.median(times[side] for times, _, _ in runs) for side in (0, 1))
+            cores = statistics.median(times[2] / times[3] for times, _, _ in runs)
             resident, anonymous = max(one for _, one, _ in runs) / 1e6, max(one for _, _, one in runs) / 1e6
             spread = f"{min(speeds):.0f} - {max(speeds):.0f}"
             print(
-                f"{gigabytes:5.1f} {skew:5.2f} {statistics.median(speeds):6.0f} {spread:>17} {maps:6.1f} {reduces:8.1f} {resident:8.0f} {anonymous:9.0f}",
+                f"{gigabytes:5.1f} {skew:5.2f} {statistics.median(speeds):6.0f} {spread:>17} {maps:6.1f} {reduces:8.1f} {cores:9.0f} {resident:8.0f} {anonymous:9.0f}",
                 flush=True,
             )
 

@@ -12,7 +12,7 @@ A reduce task maps its ranges. Those of an object store are first fetched into a
 Memory: a map task holds two times SPILL_BYTES, a reduce task a window of keys and two times its batch, whatever the size of
 the corpus and of any group; a row larger than all that adds itself. Scratch files have no name, so nothing is left of
 them when a worker is killed; they lie in the run's folder, or in TMPDIR where that is an object store (which must hold a
-partition, and must not be memory). Rate: about 300 MB/s for one process, both sides together (benchmarks/exchange.py).
+partition, and must not be memory). Rate: about 150 MB a core and second, both sides together (benchmarks/exchange.py).
 """
 
 from __future__ import annotations
