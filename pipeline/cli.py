@@ -28,7 +28,7 @@ from pipeline.engine.printed import plan_json, plan_lines
 from pipeline.engine.progress import duration, size_words, watching
 from pipeline.engine.publish import publish_tables
 from pipeline.engine.run import Driver, StepFailed, UnexpectedDrop
-from pipeline.engine.storage import Storage, StorageUnavailable
+from pipeline.engine.storage import Storage, StorageRefused, StorageUnavailable
 from pipeline.engine.task import table_path
 from pipeline.ingest.paths import input_file
 from pipeline.recipe import Recipe, RecipeError, load_recipe
@@ -159,7 +159,7 @@ def run(
             ):
                 Driver(made, storage, places, listener).run()
                 _write_tail(storage, loaded, made, started)
-    except (RunIsLocked, StepFailed, UnexpectedDrop, StorageUnavailable) as error:
+    except (RunIsLocked, StepFailed, UnexpectedDrop, StorageUnavailable, StorageRefused) as error:
         _report_failure(storage, error)
     except KeyboardInterrupt:
         _fail("interrupted; run the same command again to continue", 130)
@@ -174,7 +174,11 @@ def _report_failure(storage: Storage, error: Exception) -> NoReturn:
     if said := disk_trouble(error, storage.address):
         _fail(f"{said} ({error})")
     cause = error.__cause__
-    if cause is not None and not isinstance(cause, ValueError):
+    if (
+        cause is not None
+        and not isinstance(cause, ValueError)
+        and not isinstance(error, (StorageUnavailable, StorageRefused))
+    ):
         import traceback
 
         err.print(_escaped("".join(traceback.format_exception(cause))), soft_wrap=True)
@@ -396,7 +400,11 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         app()
-    except (StorageUnavailable, PermissionError) as error:  # the message says what to do; a trace would say no more
+    except (
+        StorageUnavailable,
+        StorageRefused,
+        PermissionError,
+    ) as error:  # the message says what to do; a trace would say no more
         err.print(f"[bold red]error[/] {_escaped(str(error))}", soft_wrap=True)
         sys.exit(1)
 

@@ -12,6 +12,8 @@ import gzip
 import io
 from typing import Literal
 
+from pipeline.engine.storage import StorageRefused
+
 Fault = Literal["worker", "outage", "machine", "stage"]
 """`worker`: the process or node that ran the task is gone (killed, out of memory, lost). Tried again; when it keeps on, the
 part itself is suspect. `outage`: storage or network did not answer as they should. Tried again; no part is to blame.
@@ -59,7 +61,7 @@ def fault_of(error: BaseException) -> Fault:
         return _ray_fault(error, names)
     if isinstance(error, (WorkerLost, MemoryError)) or "BrokenProcessPool" in names:
         return "worker"
-    if isinstance(error, WrongSetup):
+    if isinstance(error, (WrongSetup, StorageRefused)):
         return "machine"
     if isinstance(error, _DATA_ERRORS):
         return "stage"

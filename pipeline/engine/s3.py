@@ -30,7 +30,7 @@ from botocore.exceptions import (  # type: ignore[import-untyped]
 from fsspec.asyn import sync
 from s3fs.core import add_retryable_error, set_custom_error_handler
 
-from pipeline.engine.storage import StorageUnavailable
+from pipeline.engine.storage import StorageRefused, StorageUnavailable
 
 PATIENCE_SECONDS = 300.0
 READ_AHEAD_BYTES = 8 << 20
@@ -160,7 +160,7 @@ def _check_range(asked: str | None, answer: Mapping[str, Any]) -> None:
 
 @contextmanager
 def explained(what: str) -> Iterator[None]:
-    """Turn what is left after all retries into StorageUnavailable or PermissionError, with what to do about it."""
+    """Turn what is left after all retries into StorageUnavailable or StorageRefused, with what to do about it."""
     started = time.monotonic()
     try:
         yield
@@ -169,10 +169,15 @@ def explained(what: str) -> Iterator[None]:
             f"{what}: {error}. Credentials come from the usual AWS places: AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY, a profile (AWS_PROFILE), or the machine's role"
         )
-        raise PermissionError(msg) from error
-    except StorageUnavailable:
+        raise StorageRefused(msg) from error
+    except (StorageUnavailable, StorageRefused):
         raise
     except (OSError, BotoCoreError, ClientError, aiohttp.ClientError) as error:
+        if _code(error) == "NoSuchBucket":
+            msg = (
+                f"{what}: there is no such bucket; create it, or mend the address (AWS_ENDPOINT_URL, region, spelling)"
+            )
+            raise StorageRefused(msg) from error
         if not _is_passing(error):
             raise
         msg = (
@@ -181,6 +186,12 @@ def explained(what: str) -> Iterator[None]:
             "then run the same command again: finished parts stay"
         )
         raise StorageUnavailable(msg) from error
+
+
+def _code(error: BaseException) -> str:
+    """The store's own name of an error, also where s3fs made a Python error of it."""
+    said = error if isinstance(error, ClientError) else error.__cause__
+    return str(said.response.get("Error", {}).get("Code", "")) if isinstance(said, ClientError) else ""
 
 
 def _is_passing(error: BaseException) -> bool:

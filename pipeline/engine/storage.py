@@ -36,6 +36,10 @@ class StorageUnavailable(ConnectionError):
     """The object store failed for longer than the retries last; its message names it and says what to do."""
 
 
+class StorageRefused(OSError):
+    """No credentials, or no such bucket: nothing that trying again or leaving out a file would mend."""
+
+
 @dataclass(frozen=True)
 class WrittenFile:
     """A file of a part: path relative to the run, size, xxh3-64 of its bytes (16 hex digits)."""
