@@ -17,6 +17,7 @@ import pyarrow as pa
 from fastwarc.warc import WarcRecord
 from pydantic import Field
 
+from pipeline.ingest.http_encoding import decoded
 from pipeline.ingest.paths import Defect, FileSource, open_file
 from pipeline.ingest.warc_records import Broken, Record, records
 from pipeline.schema import CONTENT_TYPE, CREATED, HTML, ID, ORIGIN, document_id, schema_of
@@ -104,13 +105,13 @@ def _page(record: Record, max_bytes: int) -> tuple[bytes, str] | str:
     if named and named not in HTML_TYPES:
         return "not_html"
     try:
-        body = _body(record.block, max_bytes)
+        body = _body(record.block, headers.get("Content-Encoding") or "", max_bytes)
     except Defect as defect:
         return f"unreadable: {defect}"
     return (body, content_type) if named or _DOCUMENT.match(body) else "not_html"
 
 
-def _parsed(block: bytes, decode: Literal["none", "content", "transfer", "all"]) -> WarcRecord:
+def _parsed(block: bytes, decode: Literal["none", "transfer"]) -> WarcRecord:
     """The HTTP message in fastwarc's hands. Raises OSError when it cannot be parsed."""
     head = b"WARC/1.0\r\nWARC-Type: response\r\nContent-Type: application/http\r\nContent-Length: %d\r\n\r\n" % len(
         block
@@ -120,15 +121,17 @@ def _parsed(block: bytes, decode: Literal["none", "content", "transfer", "all"])
     return record
 
 
-def _body(block: bytes, max_bytes: int) -> bytes:
+def _body(block: bytes, encodings: str, max_bytes: int) -> bytes:
     """The body without its transfer and content encodings.
 
     Headers lie: many crawlers store bodies decoded under the headers of the wire. So each encoding is undone where
     that works, and what still looks like markup is taken as it is.
     """
-    for decode in ("all", "content", "transfer", "none"):
+    for transfer, content in ((True, True), (False, True), (True, False), (False, False)):
         try:
-            body: bytes = _parsed(block, decode).reader.read(max_bytes + 1)
+            body: bytes = _parsed(block, "transfer" if transfer else "none").reader.read(max_bytes + 1)
+            if content:
+                body = decoded(body, encodings, max_bytes)
         except OSError:
             continue
         if len(body) > max_bytes:
@@ -136,7 +139,7 @@ def _body(block: bytes, max_bytes: int) -> bytes:
             raise Defect(msg)
         if body[:2] == b"\x1f\x8b":
             return _gunzipped_page(body, max_bytes)
-        if decode == "all" or _MARKUP.match(body):
+        if (transfer and content) or _MARKUP.match(body):
             return body
     msg = "broken HTTP encoding"
     raise Defect(msg)
