@@ -148,13 +148,13 @@ class _Handler(BaseHTTPRequestHandler):
             return
         finally:
             server.close()
-        if fault == "reset_after":
-            self._reset()
+        if fault == "reset_after" or (fault == "half_body" and (not content or self.command == "HEAD")):
+            self._reset()  # of an answer without a body, half is nothing at all
             return
         announced = None
         if self.command == "HEAD":
             announced = next((value for name, value in headers if name.lower() == "content-length"), "0")
-        cut = len(content) // 2 if fault == "half_body" and content else None
+        cut = len(content) // 2 if fault == "half_body" else None
         self._answer(answer.status, headers, content, announced=announced, cut=cut)
 
     def _answer(

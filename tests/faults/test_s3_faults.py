@@ -83,17 +83,17 @@ def test_files_of_all_sizes_survive_every_kind_of_fault(server: str, kind: str) 
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_run_with_a_tenth_of_its_requests_spoiled_loses_and_doubles_nothing(
+def test_a_run_with_a_fifth_of_its_requests_spoiled_loses_and_doubles_nothing(
     server: str, corpus: Path, tmp_path: Path, workers: int
 ) -> None:
     plan = toy(corpus)
     run(plan, tmp_path / "local")
-    with faulty(server, 0.1, seed=workers) as proxy:
+    with faulty(server, 0.2, seed=workers) as proxy:
         done, _ = run(plan, f"s3://runs/toy-{workers}", workers=workers)
         assert outputs(f"s3://runs/toy-{workers}") == {
             path.name: path.read_bytes() for path in (tmp_path / "local" / "out").iterdir()
         }
-        assert proxy.faulty_share() >= 0.05
+        assert proxy.faulty_share() >= 0.1
     assert counts(done)["min_length"] == (30, 25, 5)
     assert counts(done)["lines"] == (35, 30, 5)
 
@@ -147,7 +147,7 @@ def test_a_store_that_fails_for_good_ends_the_run_with_its_name_and_finished_par
         proxy.share = 0.0
         done, again = run(plan, address)
         assert set(listener.parts) & set(again.parts) == set()
-        assert len(listener.parts) == 3
+        assert 3 <= len(listener.parts) < 5  # of the first step's five
         assert counts(done)["min_length"] == (30, 25, 5)
 
 
