@@ -44,6 +44,11 @@ def _said(error: OSError, folder: str) -> str | None:
         return "the file system is read-only: mount it for writing or choose another folder with --out; the same command continues"
     if error.errno in _REFUSED and inside:
         return f"permission denied at {error.filename}: allow this user to write there, or choose another folder with --out"
+    if error.errno == errno.ENOENT and folder in str(error) and os.path.isdir(folder):
+        return (
+            f"it was removed or changed while the run worked ({error.filename or error.args[-1]} is gone): the same command makes "
+            "again what is missing"
+        )
     if error.errno in _NO_FOLDER and inside and not os.path.isdir(folder):
         what = (
             "there is a file of that name" if os.path.exists(folder) else "the folder is not there and cannot be made"

@@ -10,6 +10,7 @@ Killing this process at any moment and starting it again redoes at most the part
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
@@ -90,7 +91,9 @@ class Driver:
             if statuses[step.key].cleaned and not statuses[step.key].done:
                 reopen(self.storage, step.folder)
             if statuses[step.key].done:
-                self._finish(step, self._accounts_of(step, range(statuses[step.key].parts_done)), reused=True)
+                accounts = self._accounts_of(step, range(statuses[step.key].parts_done))
+                if len(accounts) == statuses[step.key].parts_done:  # else somebody removed one: that part is made again
+                    self._finish(step, accounts, reused=True)
         while len(self.done) < len(self.plan.steps):
             self._start_ready_steps()
             self._submit()
@@ -119,7 +122,8 @@ class Driver:
             forget_earlier(self.storage, step.folder)
         finished = {int(name[5:-5]) for name in self.storage.names(f"{step.folder}/account")}
         finished &= {task.part for task in tasks}
-        running = _Running(step, len(tasks), {a.part: a for a in self._accounts_of(step, sorted(finished))})
+        found = [a for a in self._accounts_of(step, sorted(finished)) if self._lost_file(a) is None]
+        running = _Running(step, len(tasks), {a.part: a for a in found})
         for task in tasks:
             if task.part in running.accounts:
                 continue
@@ -209,7 +213,20 @@ class Driver:
                 found = list(pool.map(lambda part: self.storage.read_json(account_path(step.folder, part)), parts))
         return [PartAccount.from_json(value) for value in found if value is not None]
 
+    def _lost_file(self, account: PartAccount) -> str | None:
+        """A file that the account lists and that is gone. Looked for on a disk only: elsewhere it is a request per file."""
+        if not self.storage.local:
+            return None
+        return next((file.path for file in account.files if not os.path.exists(self.storage.url(file.path))), None)
+
     def _write_manifest(self, step: PhysicalStep, accounts: list[PartAccount]) -> None:
+        lost = next((path for path in map(self._lost_file, accounts) if path), None)
+        if lost:
+            msg = (
+                f"{self.storage.address} was removed or changed while the run worked: {lost}, which step {step.key} had written, is "
+                "gone; the same command makes again what is missing"
+            )
+            raise StepFailed(msg)
         manifest = {
             "step": step.key,
             "kind": step.kind,
