@@ -280,6 +280,7 @@ class Exchange(Stage):
     """
 
     kind: ClassVar[str] = "exchange"
+    rev: ClassVar[int] = 2  # 2: integer keys are placed by their hash, one sorted range per partition
     word: ClassVar[Word] = "exchange"
 
     by: str
