@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.schema import ID_TYPE, document_id
+from tests.mini_run import MINI, digest, tokenmill
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -19,6 +20,20 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"no real data at {SHARED_DATA}")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One undisturbed run of the mini recipe, in one process."""
+    run = tmp_path_factory.mktemp("mini") / "run"
+    tokenmill("run", MINI, "--out", run, "--workers", "1")
+    return run
+
+
+@pytest.fixture(scope="session")
+def mini_digest(mini: Path) -> str:
+    """Its digest; megatron-core reads it where it is installed."""
+    return digest(mini)
 
 
 def documents(texts: Sequence[str | None], **columns: Sequence[object] | Mapping[str, object]) -> pa.RecordBatch:

@@ -20,37 +20,9 @@ from pipeline.engine.plan import make_plan
 from pipeline.engine.printed import plan_lines
 from pipeline.ingest.paths import input_file
 from pipeline.recipe import load_recipe
+from tests.mini_run import MINI, ROOT, digest, tokenmill
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).parents[1]
-MINI = ROOT / "tests" / "recipes" / "mini.yaml"
-
-
-def tokenmill(*words: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pipeline.cli", *map(str, words)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert not check or done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done
-
-
-def digest(run: Path, *more: str) -> str:
-    found = re.search(r"^digest ([0-9a-f]{32})$", tokenmill("verify", run, *more).stdout, re.MULTILINE)
-    assert found
-    return found.group(1)
-
-
-@pytest.fixture(scope="session")
-def mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One undisturbed run in one process."""
-    run = tmp_path_factory.mktemp("mini") / "run"
-    tokenmill("run", MINI, "--out", run, "--workers", "1")
-    return run
-
-
-@pytest.fixture(scope="session")
-def mini_digest(mini: Path) -> str:
-    """Its digest; megatron-core reads it where it is installed."""
-    return digest(mini)
 
 
 @pytest.mark.parametrize("how", [("--workers", "2"), ("--executor", "ray", "--workers", "2")])

@@ -24,13 +24,13 @@ from pipeline.engine.lock import Holder, RunIsLocked, holder_of, locked
 from pipeline.engine.storage import UPLOAD_BYTES, Storage
 from pipeline.stage import Exchange
 from tests.faults.s3_proxy import FaultyProxy
+from tests.mini_run import MINI, ROOT, digest, tokenmill
 from tests.s3_server import environment, moto
 from tests.test_engine import chain, corpus, counts, plan_of, run
-from tests.test_quickstart import MINI, ROOT, digest, mini, mini_digest, tokenmill
 from tests.toy_stages import MinLength, ShuffleKey, SortedTexts, TextFile
 
 pytestmark = pytest.mark.slow
-__all__ = ["corpus", "mini", "mini_digest"]
+__all__ = ["corpus"]
 KEY, SECRET = "AKIDRECOGNISABLE7", "wJalrRECOGNISABLE/secret+0451"
 
 
@@ -391,7 +391,12 @@ def test_inputs_on_s3_give_the_documents_of_inputs_on_disk_and_no_credential_is_
 
 
 @pytest.mark.parametrize(
-    "how", [("--workers", "1"), ("--workers", "2"), ("--executor", "ray", "--workers", "2")], ids=["one", "two", "ray"]
+    "how",
+    [
+        pytest.param(("--workers", "1"), id="one", marks=pytest.mark.long),
+        pytest.param(("--workers", "2"), id="two"),
+        pytest.param(("--executor", "ray", "--workers", "2"), id="ray", marks=pytest.mark.long),
+    ],
 )
 def test_the_mini_recipe_on_s3_ends_in_the_digest_of_a_disk(
     bucket: str, mini: Path, mini_digest: str, how: tuple[str, ...]

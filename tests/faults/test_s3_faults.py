@@ -21,13 +21,13 @@ from pipeline.engine.run import Driver, StepFailed
 from pipeline.engine.s3 import PatientS3
 from pipeline.engine.storage import Storage, StorageUnavailable
 from tests.faults.s3_proxy import KINDS, FaultyProxy
+from tests.mini_run import MINI, digest, tokenmill
 from tests.s3_server import environment, moto
 from tests.test_engine import Quiet, chain, corpus, counts, plan_of, run
-from tests.test_quickstart import MINI, digest, mini, mini_digest, tokenmill
 from tests.toy_stages import MinLength, SortedTexts, TextFile
 
 pytestmark = pytest.mark.slow
-__all__ = ["corpus", "mini", "mini_digest"]
+__all__ = ["corpus"]
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +98,7 @@ def test_a_run_with_a_fifth_of_its_requests_spoiled_loses_and_doubles_nothing(
     assert counts(done)["lines"] == (35, 30, 5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", [("--workers", "2"), ("--executor", "ray", "--workers", "2")], ids=["local", "ray"])
 def test_the_mini_recipe_with_over_5_percent_of_requests_spoiled_ends_in_the_right_digest(
     server: str, mini: Path, mini_digest: str, how: tuple[str, ...]
