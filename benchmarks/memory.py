@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT))
 
 from tests.faults.chaos import run_command  # noqa: E402
 from tests.faults.corpora import write_corpus, write_recipe  # noqa: E402
-from tests.faults.hostile import HOSTILE, MiB, write_case  # noqa: E402
+from tests.faults.hostile import HOSTILE, MiB, size_of, write_case  # noqa: E402
 from tests.faults.peaks import measured  # noqa: E402
 
 FILE_MB = 32
@@ -96,7 +96,7 @@ def hostile(megabytes: int, folder: Path) -> None:
     calm = measured(run_command(write_case(HOSTILE[0], folder / "calm", 1000), str(folder / "calm" / "run")), ROOT)
     print(f"{'input':<42}{'MB':>6}{'end':>5}{'seconds':>9}{'MB above calm':>15}{'allowed':>9}")
     for case in HOSTILE:
-        size = min(megabytes, 200) * MiB if case.reason == "too_many_words" else megabytes * MiB
+        size = size_of(case, megabytes * MiB)
         recipe = write_case(case, folder / "case", size)
         done = measured(run_command(recipe, str(folder / "case" / "run"), "--workers", "2"), ROOT)
         above = (done.anonymous - calm.anonymous) / MiB

@@ -32,6 +32,10 @@ class Hostile:
     reason: str
     allowed: Callable[[int], int]
     steps: str = ""
+    within: bool = False
+    """It has to stay within the source's limit: 200 MB, whatever size is asked for."""
+    filtered: bool = True
+    """Through gopher_quality, too."""
 
 
 def _pieces(size: int, piece: bytes) -> Iterator[bytes]:
@@ -129,7 +133,8 @@ FILE = 64 * MiB  # of text_files' max_file_bytes
 
 HOSTILE = (
     Hostile("a line of JSON beyond the limit", "in.jsonl", json_line, "jsonl", f"unreadable: line over {LINE} bytes", lambda size: LINE * 5 // 4),
-    Hostile("a line of JSON within the limit", "in.jsonl", json_line, "jsonl", "too_many_words", lambda size: 4 * size),
+    Hostile("a line of JSON within the limit", "in.jsonl", json_line, "jsonl", "too_many_words", lambda size: 4 * size, within=True),
+    Hostile("a document that is kept", "in.jsonl", json_line, "jsonl", "", lambda size: 5 * size, within=True, filtered=False),
     Hostile("a line of brackets beyond the limit", "in.jsonl", brackets, "jsonl", f"unreadable: line over {LINE} bytes", lambda size: LINE * 5 // 4),
     Hostile("a text file", "in.txt", text_file, "text_files", f"unreadable: over {FILE} bytes", lambda size: 2 * FILE),
     Hostile("a gzip bomb of zeros", "in.jsonl.gz", bomb(b"\0"), "jsonl", f"unreadable: line over {LINE} bytes", lambda size: LINE * 5 // 4),
@@ -137,6 +142,11 @@ HOSTILE = (
     Hostile("a WARC record of zeros", "in.warc.gz", warc_bomb, "warc", f"unreadable: record over {RECORD} bytes", lambda size: 4 * RECORD, "{kind: extract_html}"),
     Hostile("a WARC record with an HTTP bomb", "in.warc.gz", http_bomb, "warc", f"unreadable: page over {RECORD} bytes", lambda size: 4 * RECORD, "{kind: extract_html}"),
 )  # fmt: skip
+
+
+def size_of(case: Hostile, size: int) -> int:
+    """`size`, or less where the case has to stay within a limit."""
+    return min(size, 200 * MiB) if case.within else size
 
 
 def write_case(case: Hostile, folder: Path, size: int) -> Path:
@@ -150,9 +160,10 @@ def write_case(case: Hostile, folder: Path, size: int) -> Path:
         paths.append(str(folder / "good.txt"))
     columns = ", columns: {id: id, text: text}" if case.source == "jsonl" else ""
     first = f"      - {case.steps}\n" if case.steps else ""
+    second = "      - {kind: gopher_quality}\n" if case.filtered else ""
     (folder / "hostile.yaml").write_text(
         f"name: hostile\ndatasets:\n  docs:\n    from: {{kind: {case.source}, paths: {json.dumps(paths)}{columns}}}\n    steps:\n"
-        f"{first}      - {{kind: gopher_quality}}\n      - {{kind: exact_dedup, partitions: 2}}\n"
+        f"{first}{second}      - {{kind: exact_dedup, partitions: 2}}\n"
         "      - {kind: minhash_dedup, partitions: 2}\n"
     )
     return folder / "hostile.yaml"

@@ -9,16 +9,16 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from tests.faults.chaos import ROOT, run_command
-from tests.faults.hostile import GOOD, HOSTILE, Hostile, MiB, write_case
+from tests.faults.hostile import GOOD, HOSTILE, Hostile, MiB, size_of, write_case
 from tests.faults.peaks import measured
 
 pytestmark = pytest.mark.slow
 SIZE = int(os.environ.get("HOSTILE_MEGABYTES", "300")) * MiB
-WITHIN_LIMITS = 200 * MiB
 
 
 @pytest.fixture(scope="module")
@@ -31,14 +31,15 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> int:
 
 
 @pytest.mark.parametrize("case", HOSTILE, ids=lambda case: case.name.replace(" ", "_"))
-def test_hostile_input_is_a_counted_drop_in_bounded_memory(case: Hostile, calm: int, tmp_path: Path) -> None:
-    size = min(SIZE, WITHIN_LIMITS) if case.reason == "too_many_words" else SIZE
+def test_hostile_input_is_kept_or_a_counted_drop_in_bounded_memory(case: Hostile, calm: int, tmp_path: Path) -> None:
+    size = size_of(case, SIZE)
     recipe = write_case(case, tmp_path, size)
     done = measured(run_command(recipe, str(tmp_path / "run"), "--workers", "2"), ROOT)
     (tmp_path / case.file).unlink()
     assert done.returncode == 0, done.output[-2000:]
     assert drops(tmp_path / "run") == ([case.reason] if case.reason else [])
     assert kept(tmp_path / "run") == [len(GOOD)]
+    assert whole(tmp_path / "run") == ([] if case.filtered else [size])
     assert done.anonymous - calm < case.allowed(size)
 
 
@@ -48,6 +49,14 @@ def drops(run: Path) -> list[str]:
         for path in sorted(run.glob("datasets/*/*/drops/*.parquet"))
         for reason in pq.read_table(path, columns=["reason"])["reason"].to_pylist()
     ]
+
+
+def whole(run: Path) -> list[int]:
+    """Characters of the hostile documents that came through."""
+    last = sorted((run / "datasets" / "docs").iterdir())[-1]
+    tables = [pq.read_table(path, columns=["text"]) for path in sorted(last.glob("part-*.parquet"))]
+    chars = [n for table in tables for n in pc.utf8_length(table["text"]).to_pylist()]
+    return [n for n in chars if n > 2 * len(GOOD)]
 
 
 def kept(run: Path) -> list[int]:
