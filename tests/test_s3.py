@@ -394,7 +394,7 @@ def test_inputs_on_s3_give_the_documents_of_inputs_on_disk_and_no_credential_is_
     "how",
     [
         pytest.param(("--workers", "1"), id="one", marks=pytest.mark.long),
-        pytest.param(("--workers", "2"), id="two"),
+        pytest.param(("--workers", "2"), id="two", marks=pytest.mark.long),
         pytest.param(("--executor", "ray", "--workers", "2"), id="ray", marks=pytest.mark.long),
     ],
 )
