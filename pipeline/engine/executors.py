@@ -12,7 +12,6 @@ import itertools
 import math
 import multiprocessing
 import os
-import pickle
 import queue
 import signal
 import threading
@@ -29,7 +28,7 @@ from typing import Protocol
 import pyarrow as pa
 
 from pipeline.engine.account import PartAccount
-from pipeline.engine.faults import Fault, OnWorker, WorkerLost, WrongSetup, fault_of, pause_seconds
+from pipeline.engine.faults import Fault, OnWorker, WorkerLost, WrongSetup, fault_of, pause_seconds, survives_pickling
 from pipeline.engine.task import Task, run_task
 
 
@@ -116,13 +115,8 @@ def attempt(task: Task, address: str) -> Answer:
 
 
 def _portable(error: BaseException, fault: Fault) -> BaseException:
-    """`error`, or its words where it does not survive a pickle (many libraries' errors do not)."""
-    try:
-        if type(pickle.loads(pickle.dumps(error))) is type(error):  # noqa: S301 - our own bytes, a line above
-            return error
-    except Exception:  # noqa: BLE001, S110 - whatever its reduce raises
-        pass
-    return OnWorker(f"{type(error).__name__}: {error}", fault)
+    """`error`, or its words where it does not survive a pickle."""
+    return error if survives_pickling(error) else OnWorker(f"{type(error).__name__}: {error}", fault)
 
 
 def limit_threads() -> None:

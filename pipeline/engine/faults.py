@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import gzip
 import io
+import pickle
 from typing import Literal
 
 from pipeline.engine.storage import StorageRefused
@@ -100,3 +101,11 @@ def pause_seconds(fault: Fault, attempts: int) -> float | None:
         return None
     pause: float = FIRST_PAUSE_SECONDS * 2.0 ** (attempts - 1)
     return pause
+
+
+def survives_pickling(error: BaseException) -> bool:
+    """Whether another process of ours gets this error as it is (the errors of many libraries do not unpickle)."""
+    try:
+        return type(pickle.loads(pickle.dumps(error))) is type(error)  # noqa: S301 - our own bytes
+    except Exception:  # noqa: BLE001 - whatever a foreign error's reduce or constructor raises
+        return False

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import pickle
 import signal
 import threading
 import time
@@ -23,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.engine.faults import fault_of
+from pipeline.engine.faults import fault_of, survives_pickling
 from pipeline.engine.rowlocal import Call, ContractError, Placed, Result, row_call
 
 SEARCH_SECONDS = 60.0
@@ -211,9 +210,4 @@ def _serve(pipe: Connection[Any, Any], parent: int, stages: tuple[Placed, ...], 
 
 def _sendable(error: BaseException) -> BaseException:
     """`error`, or its words where it does not survive a pickle."""
-    try:
-        if type(pickle.loads(pickle.dumps(error))) is type(error):  # noqa: S301 - our own bytes
-            return error
-    except Exception:  # noqa: BLE001, S110 - whatever a foreign error's reduce or constructor raises
-        pass
-    return RuntimeError(described(error))
+    return error if survives_pickling(error) else RuntimeError(described(error))

@@ -7,13 +7,12 @@ reuses the fold without running it, brings the right copies back, while one that
 from __future__ import annotations
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline.engine.parts import read_table, write_table
 from pipeline.engine.plan import Plan
 from pipeline.engine.storage import Storage
-from pipeline.engine.task import table_path
-
-_FOLDER = b"tokenmill.step"
+from pipeline.engine.task import ORIGIN_KEY, marked, table_path
 
 
 def publish_tables(plan: Plan, storage: Storage) -> None:
@@ -22,8 +21,7 @@ def publish_tables(plan: Plan, storage: Storage) -> None:
         if step.publish is None or _origin(storage, step.publish) == step.folder:
             continue
         table = read_table(storage, table_path(step.folder))
-        marked = table.replace_schema_metadata({**(table.schema.metadata or {}), _FOLDER: step.folder.encode()})
-        republish(storage, step.publish, marked)
+        republish(storage, step.publish, marked(table, step.folder))
 
 
 def republish(storage: Storage, path: str, table: pa.Table) -> None:
@@ -36,5 +34,6 @@ def republish(storage: Storage, path: str, table: pa.Table) -> None:
 def _origin(storage: Storage, path: str) -> str | None:
     if not storage.exists(path):
         return None
-    metadata = read_table(storage, path).schema.metadata or {}
-    return metadata.get(_FOLDER, b"").decode() or None
+    with storage.open(path) as file:
+        metadata = pq.read_schema(file).metadata or {}
+    return metadata.get(ORIGIN_KEY, b"").decode() or None

@@ -49,6 +49,9 @@ from pipeline.stage import (
     unreadable_id,
 )
 
+ORIGIN_KEY = b"tokenmill.step"
+"""In a published table's metadata: the step folder that it is a copy of (see publish.py)."""
+
 FAILED_ROWS = 256
 """From this many failed records in a part, more than half of all: the stage is broken, and no record is to blame."""
 
@@ -505,8 +508,13 @@ def _write_table(context: _Context, placed: Placed) -> int:
     count.rows_out += table.num_rows
     write_table(context.files, table_path(task.folder), table)
     if work.publish:
-        write_table(context.files, work.publish, table)
+        write_table(context.files, work.publish, marked(table, task.folder))
     return int(table.num_rows)
+
+
+def marked(table: pa.Table, folder: str) -> pa.Table:
+    """`table` with the step folder that it came from in its metadata, as a published copy carries it."""
+    return table.replace_schema_metadata({**(table.schema.metadata or {}), ORIGIN_KEY: folder.encode()})
 
 
 def table_path(folder: str) -> str:
